@@ -1,0 +1,23 @@
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "kernels/backend.h"
+
+namespace moed::kernels {
+
+struct BackendOptions {
+  std::string device = "cpu";             // "cpu" or "cuda:N"
+  DType activation_dtype = DType::kBF16;  // kF32 is the oracle: stored weights, f32 activations
+  int num_threads = 1;
+  std::vector<int> cpus;                  // pin thread i to cpus[i % size]; empty = do not pin
+  std::string instruction_set;            // "" = the best of this machine; else force one (tests)
+};
+
+/// INVALID_ARGUMENT for an unknown device or an instruction set that this machine lacks.
+absl::StatusOr<std::unique_ptr<Backend>> CreateBackend(const BackendOptions& options);
+
+}  // namespace moed::kernels
