@@ -1,0 +1,55 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "config/model_config.h"
+#include "engine/api/expert_placement.h"
+#include "engine/api/step.h"
+#include "engine/comm/communicator.h"
+#include "engine/weights/model_weights.h"
+#include "kernels/backend.h"
+
+namespace moed {
+
+struct MoeOptions {
+  int32_t max_tokens_per_rank = 0;  // largest entry of num_tokens_per_rank in any step; sizes all scratch
+};
+
+/// One MoE layer of one step on one rank.
+struct MoeLayerInput {
+  const LayerWeights* weights = nullptr;
+  int32_t moe_layer = 0;                         // index into ExpertPlacement::layers
+  int32_t layer = 0;                             // index in the model, for error messages
+  uint64_t step_id = 0;
+  std::span<const int32_t> num_tokens_per_rank;  // [num_ranks]
+  kernels::TensorView x;                         // [T, H] normed, activation dtype
+  kernels::TensorView hidden;                    // [T, H] f32 residual stream; the layer's output is added
+};
+
+/// The MoE part of a decoder layer: route, dispatch, experts, combine (and the shared expert).
+///
+/// Owned by the engine of a rank, called from its compute thread. Holds scratch only: what dispatch
+/// decides is a value (DispatchPlan) that combine takes.
+class MoeLayer {
+ public:
+  /// Allocates all scratch for `options`. The references must outlive the object.
+  static absl::StatusOr<std::unique_ptr<MoeLayer>> Create(kernels::Backend& backend,
+                                                          Communicator& communicator,
+                                                          const ModelConfig& config,
+                                                          const ExpertPlacement& placement,
+                                                          const MoeOptions& options);
+  virtual ~MoeLayer() = default;
+
+  /// Adds times, rows, bytes and expert counts to `result`. Errors are those of the communicator.
+  virtual absl::Status Forward(const MoeLayerInput& input, StepResult& result) = 0;
+
+  /// Scratch and exchange memory held, in bytes.
+  virtual int64_t workspace_bytes() const = 0;
+};
+
+}  // namespace moed
