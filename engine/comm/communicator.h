@@ -18,9 +18,9 @@ struct CollectiveTag {
 
 /// The rank-to-rank transport. Every rank makes the same calls in the same order.
 ///
-/// Owned by the engine of its rank, called from that engine's compute thread only. Pointers are memory of
-/// the rank's backend. Each call has a deadline and returns DEADLINE_EXCEEDED or ABORTED naming this rank,
-/// the tag and the peer that is missing; after an error the communicator is dead.
+/// Owned by the engine of its rank, called from that engine's compute thread only. Pointers are
+/// memory of the rank's backend. Each call has a deadline and returns DEADLINE_EXCEEDED or ABORTED
+/// naming this rank, the tag and the peer that is missing; after an error the communicator is dead.
 class Communicator {
  public:
   virtual ~Communicator() = default;
