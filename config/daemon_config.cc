@@ -1,0 +1,226 @@
+#include "config/daemon_config.h"
+
+#include <algorithm>
+#include <vector>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_split.h"
+#include "config/base/status_macros.h"
+#include "config/json_reader.h"
+#include "config/text_file.h"
+
+namespace moed {
+namespace {
+
+constexpr double kGib = 1 << 30;
+constexpr double kDay = 86400;
+constexpr size_t kMaxUnixPathBytes = 107;  // sun_path without its terminating zero
+
+using C = DaemonConfig;
+
+constexpr ConfigField kFields[] = {
+    {"model", &C::model, "model directory; default: the bundled demo model"},
+    {"served_model_name", &C::served_model_name, "name in the API; default: the directory's name"},
+    {"load_format", &C::load_format, "dummy: random weights from config.json alone", 0, 0,
+     "auto|dummy"},
+    {"dummy_seed", &C::dummy_seed, "seed of dummy weights"},
+    {"dtype", &C::dtype, "activations; f32 is the slow oracle", 0, 0, "bf16|f32"},
+    {"max_model_len", &C::max_model_len, "prompt + generated tokens; 0: the model's own limit", 0,
+     1 << 24},
+    {"ranks", &C::ranks, "number of engine processes", 1, 8},
+    {"device", &C::device, "where the engines compute", 0, 0, "cpu"},
+    {"threads", &C::threads, "compute threads of one rank; 0: cores / ranks", 0, 1024},
+    {"instruction_set", &C::instruction_set,
+     "force the kernels' instruction set; default: the best"},
+    {"expert_placement", &C::expert_placement, "linear, round_robin, or a JSON file"},
+    {"engine_binary", &C::engine_binary, "default: moed-engine beside moed"},
+    {"step_timeout_s", &C::step_timeout_s, "longest step before the engines count as lost", 0.1,
+     kDay},
+    {"load_timeout_s", &C::load_timeout_s, "longest start of the engines", 1, kDay},
+    {"kv_dtype", &C::kv_dtype, "element type of the KV cache", 0, 0, "bf16|f32"},
+    {"block_size", &C::block_size, "tokens of one KV block", 1, 256},
+    {"num_blocks", &C::num_blocks, "KV blocks of one rank; 0: what fits", 0, 1 << 26},
+    {"memory_limit_gib", &C::memory_limit_gib,
+     "memory of all ranks together; 0: what the machine has left", 0, 1 << 20},
+    {"prefix_caching", &C::prefix_caching, "reuse the KV blocks of equal prefixes"},
+    {"max_tokens_per_step", &C::max_tokens_per_step, "token budget of one rank and step", 1,
+     1 << 20},
+    {"max_sequences_per_step", &C::max_sequences_per_step, "sequences of one rank in one step", 1,
+     1 << 16},
+    {"max_waiting_requests", &C::max_waiting_requests,
+     "queue bound; beyond it requests are refused", 1, 1 << 20},
+    {"max_text_bytes", &C::max_text_bytes, "longest text of one prompt", 1, 64 << 20},
+    {"max_pending_bytes", &C::max_pending_bytes,
+     "unsent output of one request before its slow reader is cut off", 1024, kGib},
+    {"listen", &C::listen, "gRPC address: HOST:PORT (port 0: any) or unix:PATH"},
+    {"metrics_listen", &C::metrics_listen, "HTTP address of /metrics, /healthz, /readyz; '' = off"},
+    {"token_file", &C::token_file, "bearer tokens, one a line; default: no authentication"},
+    {"ready_file", &C::ready_file, "written when the daemon serves: JSON with its addresses"},
+    {"drain_timeout_s", &C::drain_timeout_s, "how long SIGTERM waits for running requests", 0,
+     kDay},
+    {"log_level", &C::log_level, "least important lines to log", 0, 0,
+     "trace|debug|info|warn|error|off"},
+};
+
+std::string FlagName(const ConfigField& field) {
+  std::string name = absl::StrFormat("--%s", field.key);
+  std::replace(name.begin(), name.end(), '_', '-');
+  return name;
+}
+
+bool IsChoice(absl::string_view choices, const std::string& value) {
+  if (choices.empty()) return true;
+  const std::vector<std::string> all = absl::StrSplit(std::string(choices), '|');
+  return std::find(all.begin(), all.end(), value) != all.end();
+}
+
+absl::Status BadFlag(const ConfigField& field, const std::string& text,
+                     const std::string& expected) {
+  return absl::InvalidArgumentError(
+      absl::StrFormat("%s: expected %s, got '%s'", FlagName(field), expected, text));
+}
+
+std::string OneOf(const ConfigField& field) { return absl::StrFormat("one of %s", field.choices); }
+
+std::string Range(const ConfigField& field) {
+  return absl::StrFormat("from %.12g to %.12g", field.min, field.max);
+}
+
+// Sets a field from the text of its flag; one overload for each type of field.
+struct FlagSetter {
+  const ConfigField& field;
+  const std::string& text;
+  DaemonConfig& config;
+
+  absl::Status operator()(std::string C::*member) const {
+    if (!IsChoice(field.choices, text)) return BadFlag(field, text, OneOf(field));
+    config.*member = text;
+    return absl::OkStatus();
+  }
+
+  template <typename Int>
+  absl::Status operator()(Int C::*member) const {
+    Int value = 0;
+    if (!absl::SimpleAtoi(text, &value) || !InRange(static_cast<double>(value))) {
+      return BadFlag(field, text, "a whole number " + Range(field));
+    }
+    config.*member = value;
+    return absl::OkStatus();
+  }
+
+  absl::Status operator()(double C::*member) const {
+    double value = 0;
+    if (!absl::SimpleAtod(text, &value) || !InRange(value)) {
+      return BadFlag(field, text, "a number " + Range(field));
+    }
+    config.*member = value;
+    return absl::OkStatus();
+  }
+
+  absl::Status operator()(bool C::*member) const {
+    if (text != "true" && text != "false") return BadFlag(field, text, "true or false");
+    config.*member = text == "true";
+    return absl::OkStatus();
+  }
+
+  bool InRange(double value) const { return value >= field.min && value <= field.max; }
+};
+
+// Reads a field from the config file; one overload for each type of field.
+struct JsonSetter {
+  const ConfigField& field;
+  const JsonReader& json;
+  DaemonConfig& config;
+
+  void operator()(std::string C::*member) const {
+    std::string value = json.String(field.key);
+    if (!IsChoice(field.choices, value)) json.FailExpected(field.key, OneOf(field));
+    config.*member = std::move(value);
+  }
+
+  template <typename Int>
+  void operator()(Int C::*member) const {
+    config.*member =
+        static_cast<Int>(json.Int(field.key, {.min = static_cast<int64_t>(field.min),
+                                              .max = static_cast<int64_t>(field.max)}));
+  }
+
+  void operator()(double C::*member) const {
+    config.*member = json.Number(field.key, {.min = field.min, .max = field.max});
+  }
+
+  void operator()(bool C::*member) const {
+    config.*member = json.BoolOr(field.key, config.*member);
+  }
+};
+
+}  // namespace
+
+std::span<const ConfigField> DaemonConfigFields() { return kFields; }
+
+absl::Status ApplyConfigJson(absl::string_view json_text, const std::string& source,
+                             DaemonConfig& config) {
+  MOED_ASSIGN_OR_RETURN(const JsonReader json, JsonReader::Parse(json_text, source));
+  std::vector<absl::string_view> keys;
+  for (const ConfigField& field : kFields) keys.push_back(field.key);
+  json.RefuseUnknownKeys(keys);
+  for (const ConfigField& field : kFields) {
+    if (!json.Has(field.key)) continue;
+    std::visit(JsonSetter{field, json, config}, field.member);
+  }
+  return json.status();
+}
+
+absl::Status ApplyConfigFile(const std::string& path, DaemonConfig& config) {
+  MOED_ASSIGN_OR_RETURN(const std::string text, ReadTextFile(path));
+  return ApplyConfigJson(text, path, config);
+}
+
+absl::Status SetConfigField(const ConfigField& field, const std::string& text,
+                            DaemonConfig& config) {
+  return std::visit(FlagSetter{field, text, config}, field.member);
+}
+
+absl::Status ValidateListenAddress(const std::string& address) {
+  if (address.starts_with("unix:")) {
+    const size_t path_bytes = address.size() - 5;
+    if (path_bytes > 0 && path_bytes <= kMaxUnixPathBytes) return absl::OkStatus();
+    return absl::InvalidArgumentError(
+        absl::StrFormat("'%s': a socket path has 1 to %d bytes", address, kMaxUnixPathBytes));
+  }
+  const size_t colon = address.rfind(':');
+  const std::string host = colon == std::string::npos ? "" : address.substr(0, colon);
+  const bool bare_ipv6 = host.find(':') != std::string::npos && !host.starts_with("[");
+  uint32_t port = 0;
+  if (host.empty() || bare_ipv6 || !absl::SimpleAtoi(address.substr(colon + 1), &port) ||
+      port > 65535) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("'%s': expected HOST:PORT, [IPV6]:PORT or unix:PATH", address));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ValidateDaemonConfig(const DaemonConfig& config) {
+  if (absl::Status status = ValidateListenAddress(config.listen); !status.ok()) {
+    return absl::InvalidArgumentError(absl::StrFormat("listen: %s", status.message()));
+  }
+  if (!config.metrics_listen.empty() && (!ValidateListenAddress(config.metrics_listen).ok() ||
+                                         config.metrics_listen.starts_with("unix:"))) {
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "metrics_listen: '%s': expected HOST:PORT or [IPV6]:PORT", config.metrics_listen));
+  }
+  if (config.expert_placement.empty()) {
+    return absl::InvalidArgumentError(
+        "expert_placement: expected linear, round_robin or a file, got nothing");
+  }
+  if (config.max_sequences_per_step > config.max_tokens_per_step) {
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "max_sequences_per_step: %d is more than max_tokens_per_step, %d, but every sequence of a "
+        "step needs a token",
+        config.max_sequences_per_step, config.max_tokens_per_step));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace moed

@@ -1,0 +1,94 @@
+#pragma once
+
+#include <cstdint>
+#include <limits>
+#include <span>
+#include <string>
+#include <variant>
+
+#include "absl/status/status.h"
+#include "absl/strings/string_view.h"
+
+namespace moed {
+
+/// Everything the daemon can be told, by a config file or by flags. A value.
+struct DaemonConfig {
+  // The model.
+  std::string model;              // a model directory; empty = the bundled demo model
+  std::string served_model_name;  // empty = the last part of `model`
+  std::string load_format = "auto";
+  int64_t dummy_seed = 0;
+  std::string dtype = "bf16";
+  int32_t max_model_len = 0;  // tokens; 0 = the model's own limit
+
+  // The ranks.
+  int32_t ranks = 1;
+  std::string device = "cpu";
+  int32_t threads = 0;          // of one rank; 0 = cores / ranks
+  std::string instruction_set;  // empty = the best of this machine
+  std::string expert_placement = "linear";
+  std::string engine_binary;  // empty = moed-engine beside moed
+  double step_timeout_s = 30;
+  double load_timeout_s = 3600;
+
+  // KV memory.
+  std::string kv_dtype = "bf16";
+  int32_t block_size = 16;      // tokens
+  int32_t num_blocks = 0;       // of one rank; 0 = what fits
+  double memory_limit_gib = 0;  // of all local ranks together; 0 = what the machine has left
+  bool prefix_caching = true;
+
+  // Batching and admission.
+  int32_t max_tokens_per_step = 512;    // of one rank
+  int32_t max_sequences_per_step = 64;  // of one rank
+  int32_t max_waiting_requests = 256;
+  int64_t max_text_bytes = 1 << 20;  // of one prompt
+  int64_t max_pending_bytes =
+      4 << 20;  // unsent output of one request, before a slow reader is cut off
+
+  // The front.
+  std::string listen = "127.0.0.1:50051";
+  std::string metrics_listen = "127.0.0.1:9090";  // empty = off
+  std::string token_file;                         // empty = no authentication
+  std::string ready_file;                         // empty = none
+  double drain_timeout_s = 30;
+  std::string log_level = "info";
+};
+
+/// One setting: a key of the config file, and a flag of the same name (with '-' for '_').
+struct ConfigField {
+  using Member =
+      std::variant<std::string DaemonConfig::*, int32_t DaemonConfig::*, int64_t DaemonConfig::*,
+                   double DaemonConfig::*, bool DaemonConfig::*>;
+
+  absl::string_view key;
+  Member member;
+  absl::string_view help;
+  double min = 0;  // of a number, inclusive
+  double max = std::numeric_limits<int32_t>::max();
+  absl::string_view choices = {};  // of a string: "a|b|c"; empty = anything
+};
+
+/// The one table of settings, in the order in which --help shows them.
+std::span<const ConfigField> DaemonConfigFields();
+
+/// Applies a config file's text on top of `config`. INVALID_ARGUMENT names the key at fault; a key
+/// that is no setting is refused by name.
+absl::Status ApplyConfigJson(absl::string_view json_text, const std::string& source,
+                             DaemonConfig& config);
+
+/// Reads the file and applies it.
+absl::Status ApplyConfigFile(const std::string& path, DaemonConfig& config);
+
+/// Sets one field from the text of a flag. INVALID_ARGUMENT names the flag, what was seen and
+/// expected.
+absl::Status SetConfigField(const ConfigField& field, const std::string& text,
+                            DaemonConfig& config);
+
+/// What no single field can show: combinations and addresses. INVALID_ARGUMENT names the setting.
+absl::Status ValidateDaemonConfig(const DaemonConfig& config);
+
+/// OK for "HOST:PORT", "[IPV6]:PORT" and "unix:PATH".
+absl::Status ValidateListenAddress(const std::string& address);
+
+}  // namespace moed
