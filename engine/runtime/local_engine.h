@@ -18,13 +18,14 @@ namespace moed {
 /// Everything an engine needs to know about itself, whoever starts it.
 struct LocalEngineOptions {
   kernels::BackendOptions backend;
-  DType kv_dtype = DType::kBF16;       // kBF16 or kF32
-  int32_t block_size = 16;             // tokens per KV block
-  int32_t num_blocks = 0;              // KV blocks of this rank, >= 1
-  int32_t max_tokens_per_step = 512;   // of one rank
-  int32_t max_sequences_per_step = 64; // of one rank
-  int32_t max_model_len = 0;           // positions; 0 = the model's own limit
-  int32_t num_valid_tokens = 0;        // ids from here on have no token and are never sampled; 0 = vocab_size
+  DType kv_dtype = DType::kBF16;        // kBF16 or kF32
+  int32_t block_size = 16;              // tokens per KV block
+  int32_t num_blocks = 0;               // KV blocks of this rank, >= 1
+  int32_t max_tokens_per_step = 512;    // of one rank
+  int32_t max_sequences_per_step = 64;  // of one rank
+  int32_t max_model_len = 0;            // positions; 0 = the model's own limit
+  int32_t num_valid_tokens =
+      0;  // ids from here on have no token and are never sampled; 0 = vocab_size
 };
 
 /// The engine of one rank: weights, KV memory, forward pass, sampling. See engine/api/engine.h.
@@ -38,15 +39,17 @@ class LocalEngine : public Engine {
                                                         std::unique_ptr<Communicator> communicator);
 };
 
-/// Bytes a rank would need for one configuration, computed without loading anything (for `moed --check`).
+/// Bytes a rank would need for one configuration, computed without loading anything (for `moed
+/// --check`).
 struct EngineMemory {
   int64_t weight_bytes = 0;
   int64_t kv_bytes_per_block = 0;
-  int64_t exchange_bytes = 0;   // of the communicator, this rank's share
+  int64_t exchange_bytes = 0;  // of the communicator, this rank's share
   int64_t workspace_bytes = 0;
 };
 
-absl::StatusOr<EngineMemory> EstimateMemory(const ModelConfig& config, const ExpertPlacement& placement,
-                                            int32_t rank, const LocalEngineOptions& options);
+absl::StatusOr<EngineMemory> EstimateMemory(const ModelConfig& config,
+                                            const ExpertPlacement& placement, int32_t rank,
+                                            const LocalEngineOptions& options);
 
 }  // namespace moed

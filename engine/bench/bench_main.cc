@@ -1,0 +1,111 @@
+/// moed-bench: prompt processing and batched generation of one engine group, without a server.
+/// Exit codes: 0 ok, 1 failure, 2 wrong usage.
+
+#include <chrono>
+#include <cstdio>
+#include <string>
+
+#include "CLI/CLI.hpp"
+#include "config/base/status_macros.h"
+#include "engine/bench/bench_options.h"
+#include "engine/bench/bench_report.h"
+#include "engine/bench/bench_run.h"
+
+namespace moed {
+namespace {
+
+constexpr int kFailure = 1;
+constexpr int kWrongUsage = 2;
+
+void AddModelFlags(CLI::App& app, BenchOptions& options) {
+  app.add_option("--model", options.model_dir, "Model directory (Hugging Face layout)");
+  app.add_option("--config-json", options.config_json, "config.json alone, with dummy weights");
+  app.add_option("--load-format", options.load_format, "auto: read weights; dummy: random ones")
+      ->check(CLI::IsMember({"auto", "dummy"}));
+  app.add_option("--dtype", options.dtype, "bf16 or f32")->capture_default_str();
+  app.add_option("--device", options.device, "cpu or cuda:N")->capture_default_str();
+  app.add_option("--instruction-set", options.instruction_set, "Force the kernels' choice");
+}
+
+void AddRunFlags(CLI::App& app, BenchOptions& options) {
+  app.add_option("--ranks", options.num_ranks, "Engines: threads of this process")
+      ->check(CLI::Range(1, 8))
+      ->capture_default_str();
+  app.add_option("--threads", options.num_threads, "Threads per rank")
+      ->check(CLI::Range(1, 1024))
+      ->capture_default_str();
+  app.add_option("--expert-placement", options.expert_placement, "linear or round_robin")
+      ->capture_default_str();
+  app.add_option("--prompt", options.num_prompt_tokens, "Prompt tokens per sequence")
+      ->check(CLI::Range(1, 1 << 20))
+      ->capture_default_str();
+  app.add_option("--generate", options.num_generated_tokens, "Generated tokens per sequence")
+      ->check(CLI::Range(0, 1 << 20))
+      ->capture_default_str();
+  app.add_option("--batch", options.batches, "Numbers of sequences, separated by commas")
+      ->delimiter(',')
+      ->check(CLI::Range(1, 1 << 16))
+      ->capture_default_str();
+  app.add_option("--max-tokens-per-step", options.max_tokens_per_step, "Of each rank")
+      ->check(CLI::Range(1, 1 << 16))
+      ->capture_default_str();
+  app.add_option("--repetitions", options.num_repetitions, "Measured runs of each batch")
+      ->check(CLI::Range(1, 1000))
+      ->capture_default_str();
+  app.add_option("--seed", options.seed, "Of dummy weights and tokens")->capture_default_str();
+  app.add_flag("--json", options.json, "Print one JSON object instead of tables");
+}
+
+absl::StatusOr<BenchReport> RunBench(const BenchOptions& options,
+                                     const EngineGroupOptions& group_options) {
+  BenchReport report{.options = options, .config = group_options.config};
+  const auto begin = std::chrono::steady_clock::now();
+  MOED_ASSIGN_OR_RETURN(std::unique_ptr<EngineGroup> group, EngineGroup::Create(group_options));
+  report.load_seconds =
+      std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  for (int32_t rank = 0; rank < group->num_ranks(); ++rank) {
+    report.engines.push_back(group->info(rank));
+  }
+  for (int32_t batch : options.batches) {
+    MOED_ASSIGN_OR_RETURN(BatchSamples samples,
+                          RunBatch(*group, options, batch, group_options.config));
+    report.batches.push_back(std::move(samples));
+  }
+  return report;
+}
+
+int ReportError(const absl::Status& status) {
+  std::fprintf(stderr, "moed-bench: %s\n", status.ToString().c_str());
+  return kFailure;
+}
+
+int Main(int argc, char** argv) {
+  BenchOptions options;
+  CLI::App app("Measures prompt processing and batched generation of moed's engine.", "moed-bench");
+  AddModelFlags(app, options);
+  AddRunFlags(app, options);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : kWrongUsage;
+  }
+
+  absl::StatusOr<EngineGroupOptions> group_options = MakeEngineGroupOptions(options);
+  if (!group_options.ok()) {
+    ReportError(group_options.status());
+    return absl::IsInvalidArgument(group_options.status()) ||
+                   absl::IsUnimplemented(group_options.status())
+               ? kWrongUsage
+               : kFailure;
+  }
+  absl::StatusOr<BenchReport> report = RunBench(options, *group_options);
+  if (!report.ok()) return ReportError(report.status());
+  const std::string text = options.json ? FormatJson(*report) : FormatTables(*report);
+  std::fputs(text.c_str(), stdout);
+  return 0;
+}
+
+}  // namespace
+}  // namespace moed
+
+int main(int argc, char** argv) { return moed::Main(argc, argv); }

@@ -1,0 +1,170 @@
+#include "engine/runtime/engine_group.h"
+
+#include <functional>
+#include <thread>
+#include <utility>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/strings/str_cat.h"
+#include "absl/synchronization/mutex.h"
+#include "config/base/status_macros.h"
+#include "engine/comm/shm_communicator.h"
+#include "engine/runtime/memory_estimate.h"
+
+namespace moed {
+
+/// One engine and the thread that makes it, calls it and destroys it. Owned by the group; Start and
+/// Wait are called from the group's thread, in turn.
+class EngineGroup::Rank {
+ public:
+  Rank() : thread_([this] { Loop(); }) {}
+  ~Rank() {
+    Start([this] {
+      engine.reset();
+      absl::MutexLock lock(&mutex_);
+      stopping_ = true;
+    });
+    thread_.join();
+  }
+
+  /// Runs `job` on the rank's thread.
+  void Start(std::function<void()> job) {
+    absl::MutexLock lock(&mutex_);
+    job_ = std::move(job);
+  }
+
+  /// Returns when the job is done; what it wrote is visible then.
+  void Wait() {
+    absl::MutexLock lock(&mutex_);
+    mutex_.Await(absl::Condition(this, &Rank::Idle));
+  }
+
+  std::unique_ptr<Engine> engine;     // written by jobs only
+  absl::StatusOr<StepResult> result;  // of the last step; written by jobs only
+  absl::Status created;               // of the creation; written by jobs only
+
+ private:
+  bool Idle() const ABSL_SHARED_LOCKS_REQUIRED(mutex_) { return job_ == nullptr; }
+  bool HasJob() const ABSL_SHARED_LOCKS_REQUIRED(mutex_) { return job_ != nullptr; }
+
+  void Loop() {
+    while (true) {
+      std::function<void()> job;
+      {
+        absl::MutexLock lock(&mutex_);
+        mutex_.Await(absl::Condition(this, &Rank::HasJob));
+        job = job_;
+      }
+      job();
+      absl::MutexLock lock(&mutex_);
+      job_ = nullptr;
+      if (stopping_) return;
+    }
+  }
+
+  absl::Mutex mutex_;
+  std::function<void()> job_ ABSL_GUARDED_BY(mutex_);
+  bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
+  std::thread thread_;  // last: it uses all of the above
+};
+
+namespace {
+
+/// What the engine of one rank is made from; lives until all are made.
+struct RankRecipe {
+  const EngineGroupOptions* options = nullptr;
+  int32_t rank = 0;
+  int segment_fd = -1;  // -1 with one rank
+  int64_t max_bytes_per_rank = 0;
+};
+
+absl::StatusOr<std::unique_ptr<Communicator>> MakeCommunicator(const RankRecipe& recipe) {
+  if (recipe.segment_fd < 0) return CreateSingleRankCommunicator();
+  return CreateShmCommunicator(recipe.segment_fd, {.rank = recipe.rank,
+                                                   .num_ranks = recipe.options->placement.num_ranks,
+                                                   .max_bytes_per_rank = recipe.max_bytes_per_rank,
+                                                   .timeout = recipe.options->exchange_timeout});
+}
+
+absl::StatusOr<std::unique_ptr<Engine>> MakeEngine(const RankRecipe& recipe) {
+  const EngineGroupOptions& options = *recipe.options;
+  WeightLoaderOptions loader = options.loader;
+  loader.rank = recipe.rank;
+  LocalEngineOptions engine = options.engine;
+  if (!options.cpus_per_rank.empty()) engine.backend.cpus = options.cpus_per_rank[recipe.rank];
+  MOED_ASSIGN_OR_RETURN(std::unique_ptr<Communicator> communicator, MakeCommunicator(recipe));
+  return LocalEngine::Create(options.config, options.placement, loader, engine,
+                             std::move(communicator));
+}
+
+absl::Status CheckRanks(const EngineGroupOptions& options) {
+  const int32_t num_ranks = options.placement.num_ranks;
+  if (num_ranks < 1) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("engine group: the placement has ", num_ranks, " ranks, expected 1 or more"));
+  }
+  if (!options.cpus_per_rank.empty() &&
+      static_cast<int32_t>(options.cpus_per_rank.size()) != num_ranks) {
+    return absl::InvalidArgumentError(absl::StrCat("engine group: cpus_per_rank has ",
+                                                   options.cpus_per_rank.size(),
+                                                   " entries, expected ", num_ranks));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+EngineGroup::EngineGroup() = default;
+EngineGroup::~EngineGroup() = default;
+
+absl::StatusOr<std::unique_ptr<EngineGroup>> EngineGroup::Create(
+    const EngineGroupOptions& options) {
+  MOED_RETURN_IF_ERROR(CheckRanks(options));
+  const int32_t num_ranks = options.placement.num_ranks;
+  UniqueFd segment;
+  int64_t max_bytes = 0;
+  if (num_ranks > 1) {
+    MOED_ASSIGN_OR_RETURN(max_bytes, MaxExchangeBytesPerRank(ExchangeShapeOf(
+                                         options.config, options.placement, options.engine)));
+    MOED_ASSIGN_OR_RETURN(segment, CreateShmSegment(num_ranks, max_bytes));
+  }
+
+  std::unique_ptr<EngineGroup> group(new EngineGroup());
+  for (int32_t r = 0; r < num_ranks; ++r) group->ranks_.push_back(std::make_unique<Rank>());
+  for (int32_t r = 0; r < num_ranks; ++r) {
+    Rank* rank = group->ranks_[r].get();
+    const RankRecipe recipe = {&options, r, segment.get(), max_bytes};
+    rank->Start([rank, recipe] {
+      absl::StatusOr<std::unique_ptr<Engine>> engine = MakeEngine(recipe);
+      rank->created = engine.status();
+      if (engine.ok()) rank->engine = *std::move(engine);
+    });
+  }
+  for (const std::unique_ptr<Rank>& rank : group->ranks_) rank->Wait();
+  for (const std::unique_ptr<Rank>& rank : group->ranks_) MOED_RETURN_IF_ERROR(rank->created);
+  return group;
+}
+
+int32_t EngineGroup::num_ranks() const { return static_cast<int32_t>(ranks_.size()); }
+
+const EngineInfo& EngineGroup::info(int32_t rank) const { return ranks_[rank]->engine->info(); }
+
+absl::StatusOr<std::vector<StepResult>> EngineGroup::Execute(std::span<const StepPlan> plans) {
+  if (plans.size() != ranks_.size()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("engine group: ", plans.size(), " plans for ", ranks_.size(), " ranks"));
+  }
+  for (size_t r = 0; r < ranks_.size(); ++r) {
+    Rank* rank = ranks_[r].get();
+    rank->Start([rank, plan = &plans[r]] { rank->result = rank->engine->Execute(*plan); });
+  }
+  for (const std::unique_ptr<Rank>& rank : ranks_) rank->Wait();
+  std::vector<StepResult> results;
+  for (const std::unique_ptr<Rank>& rank : ranks_) {
+    MOED_RETURN_IF_ERROR(rank->result.status());
+    results.push_back(*std::move(rank->result));
+  }
+  return results;
+}
+
+}  // namespace moed

@@ -1,0 +1,55 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "config/model_config.h"
+#include "engine/api/engine.h"
+#include "engine/api/expert_placement.h"
+#include "engine/runtime/local_engine.h"
+#include "engine/weights/weight_loader.h"
+
+namespace moed {
+
+struct EngineGroupOptions {
+  ModelConfig config;
+  ExpertPlacement placement;   // its num_ranks is the number of engines
+  WeightLoaderOptions loader;  // `rank` is set for each engine
+  LocalEngineOptions engine;   // of every rank
+  /// [num_ranks] the cores of each rank's threads; empty = do not pin.
+  std::vector<std::vector<int>> cpus_per_rank;
+  absl::Duration exchange_timeout = absl::Seconds(60);
+};
+
+/// All ranks of one model as threads of this process, over the shared-memory transport: the same
+/// engines and the same exchange as between processes, for benchmarks and tests.
+///
+/// Used from one thread. Every engine lives on a thread of its own.
+class EngineGroup {
+ public:
+  /// Loads all ranks at the same time. The first error in rank order, if any.
+  static absl::StatusOr<std::unique_ptr<EngineGroup>> Create(const EngineGroupOptions& options);
+  EngineGroup(const EngineGroup&) = delete;
+  EngineGroup& operator=(const EngineGroup&) = delete;
+  ~EngineGroup();
+
+  int32_t num_ranks() const;
+  const EngineInfo& info(int32_t rank) const;
+
+  /// Executes one step on all ranks: plans[r] on rank r. Returns [num_ranks] results, or the first
+  /// error in rank order; after an error of Engine::Execute that is not INVALID_ARGUMENT the group
+  /// is dead.
+  absl::StatusOr<std::vector<StepResult>> Execute(std::span<const StepPlan> plans);
+
+ private:
+  class Rank;
+  EngineGroup();
+
+  std::vector<std::unique_ptr<Rank>> ranks_;
+};
+
+}  // namespace moed

@@ -1,0 +1,107 @@
+#include <sys/wait.h>
+
+#include <cstdio>
+#include <fstream>
+#include <string>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "nlohmann/json.hpp"
+
+namespace moed {
+namespace {
+
+using ::testing::HasSubstr;
+
+constexpr char kConfigJson[] = R"({
+  "architectures": ["Qwen3MoeForCausalLM"], "model_type": "qwen3_moe", "hidden_act": "silu",
+  "vocab_size": 200, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2,
+  "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "num_experts": 6,
+  "num_experts_per_tok": 2, "moe_intermediate_size": 32, "norm_topk_prob": true,
+  "max_position_embeddings": 128, "rms_norm_eps": 1e-6, "rope_theta": 10000.0,
+  "tie_word_embeddings": false, "decoder_sparse_step": 1, "mlp_only_layers": []
+})";
+
+struct Output {
+  int exit_code = -1;
+  std::string text;  // stdout and stderr
+};
+
+class MoedBenchTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    config_path_ = ::testing::TempDir() + "moed_bench_test_config.json";
+    std::ofstream(config_path_) << kConfigJson;
+  }
+
+  static Output Run(const std::string& flags) {
+    const std::string command = std::string(MOED_BINARY_DIR) + "/moed-bench " + flags + " 2>&1";
+    Output output;
+    FILE* pipe = popen(command.c_str(), "r");
+    if (pipe == nullptr) return output;
+    char buffer[4096];
+    size_t n = 0;
+    while ((n = fread(buffer, 1, sizeof(buffer), pipe)) > 0) output.text.append(buffer, n);
+    const int status = pclose(pipe);
+    output.exit_code = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+    return output;
+  }
+
+  std::string DummyFlags() const {
+    return "--config-json " + config_path_ +
+           " --load-format dummy --prompt 20 --generate 3 --repetitions 2 ";
+  }
+
+  std::string config_path_;
+};
+
+TEST_F(MoedBenchTest, ReportsEveryBatchAsJson) {
+  const Output output = Run(DummyFlags() + "--batch 1,4 --ranks 2 --dtype bf16 --json");
+  ASSERT_EQ(output.exit_code, 0) << output.text;
+  const nlohmann::json report = nlohmann::json::parse(output.text, nullptr, false);
+  ASSERT_FALSE(report.is_discarded()) << output.text;
+  EXPECT_EQ(report["num_ranks"], 2);
+  EXPECT_EQ(report["engines"].size(), 2u);
+  EXPECT_THAT(report["transport"].get<std::string>(), HasSubstr("threads of one process"));
+  ASSERT_EQ(report["results"].size(), 2u);
+  const nlohmann::json& four = report["results"][1];
+  EXPECT_EQ(four["batch"], 4);
+  EXPECT_EQ(four["prompt"]["tokens"], 4 * 20);
+  EXPECT_EQ(four["generation"]["tokens"], 4 * 3);
+  EXPECT_EQ(four["generation"]["steps"], 3);
+  EXPECT_GT(four["generation"]["tokens_per_second"]["median"], 0.0);
+  EXPECT_GT(four["generation"]["stage_ms_per_step"]["experts"], 0.0);
+  const double distinct = four["generation"]["distinct_experts_per_layer"];
+  EXPECT_GE(distinct, 2.0);
+  EXPECT_LE(distinct, 6.0);
+}
+
+TEST_F(MoedBenchTest, PrintsTablesForPeople) {
+  const Output output = Run(DummyFlags() + "--batch 2 --dtype f32");
+  ASSERT_EQ(output.exit_code, 0) << output.text;
+  EXPECT_THAT(output.text, HasSubstr("Qwen3MoeForCausalLM"));
+  EXPECT_THAT(output.text, HasSubstr("tokens/s"));
+  EXPECT_THAT(output.text, HasSubstr("generation"));
+}
+
+TEST_F(MoedBenchTest, ExitsWith2OnWrongUsage) {
+  EXPECT_EQ(Run("--no-such-flag").exit_code, 2);
+  EXPECT_EQ(Run("").exit_code, 2);
+  EXPECT_EQ(Run("--config-json " + config_path_).exit_code, 2);
+  const Output too_long = Run(DummyFlags() + "--generate 200");
+  EXPECT_EQ(too_long.exit_code, 2);
+  EXPECT_THAT(too_long.text, HasSubstr("128 positions"));
+}
+
+TEST_F(MoedBenchTest, NamesTheSupportedDtypes) {
+  const Output output = Run(DummyFlags() + "--dtype int8");
+  EXPECT_EQ(output.exit_code, 2);
+  EXPECT_THAT(output.text, HasSubstr("use bf16 or f32"));
+}
+
+TEST_F(MoedBenchTest, ExitsWith1WhenTheModelCannotBeRead) {
+  EXPECT_EQ(Run("--model /nonexistent/model").exit_code, 1);
+}
+
+}  // namespace
+}  // namespace moed
