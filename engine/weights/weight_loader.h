@@ -14,7 +14,7 @@ namespace moed {
 enum class LoadFormat : uint8_t { kAuto, kDummy };
 
 struct WeightLoaderOptions {
-  std::string model_dir;                   // not read with kDummy
+  std::string model_dir;  // not read with kDummy
   LoadFormat format = LoadFormat::kAuto;
   uint64_t dummy_seed = 0;
   int32_t rank = 0;
@@ -24,11 +24,13 @@ struct WeightLoaderOptions {
   std::function<bool()> cancelled;
 };
 
-/// Loads what `rank` holds under `placement`. Reads only those bytes of the files. A missing, misshapen or
-/// surplus tensor is INVALID_ARGUMENT by name; a truncated or lying file is DATA_LOSS.
-/// kDummy: every weight is a pure function of (seed, tensor name, element index): the same at any number
-/// of ranks. Matrices are scaled so that hidden states stay O(1) and routing stays diverse; norms are 1.
-absl::StatusOr<ModelWeights> LoadWeights(const ModelConfig& config, const ExpertPlacement& placement,
+/// Loads what `rank` holds under `placement`. Reads only those bytes of the files. A missing,
+/// misshapen or surplus tensor is INVALID_ARGUMENT by name; a truncated or lying file is DATA_LOSS.
+/// kDummy: every weight is a pure function of (seed, tensor name, element index): the same at any
+/// number of ranks. Matrices are scaled so that hidden states stay O(1) and routing stays diverse;
+/// norms are 1.
+absl::StatusOr<ModelWeights> LoadWeights(const ModelConfig& config,
+                                         const ExpertPlacement& placement,
                                          const WeightLoaderOptions& options,
                                          kernels::Backend& backend);
 
