@@ -1,0 +1,120 @@
+#pragma once
+
+#include <cstdint>
+
+/// What exists once per instruction set, as plain functions over plain structs.
+///
+/// The translation units behind these tables are compiled for one instruction set each. So that
+/// none of their code can be picked by the linker for the rest of the program, they include nothing
+/// but this header, the simd and _inl headers (all with internal linkage) and C headers.
+namespace moed::kernels::cpu {
+
+// Weights are packed in panels of this many output features: 4 AVX-512 vectors.
+inline constexpr int kPanelWidth = 64;
+// A panel of gate and up together holds 32 rows of gate, then the same 32 rows of up.
+inline constexpr int kGateWidth = kPanelWidth / 2;
+// Attention reduces over keys in tiles of this many, counted from position 0. A tile of keys is a
+// panel.
+inline constexpr int kKeyTile = kPanelWidth;
+
+enum class Epilogue : uint8_t {
+  kStore,       // out f32 = y + bias
+  kAccumulate,  // out f32 += scale * (y + bias)
+  kRound,       // out activation dtype = y
+  kSwiGlu,      // out activation dtype = silu(gate) * up, of a gate and up panel
+};
+
+/// Some rows of x times one panel of weights.
+struct GemmTask {
+  const void* x = nullptr;         // activation dtype, [*, k]
+  const int32_t* x_row = nullptr;  // row of x for each row, or null: row i is x row i
+  int64_t row_begin = 0;
+  int64_t row_end = 0;
+  int64_t k = 0;
+  const void* panel = nullptr;  // bf16 [ceil(k / 2), 64, 2], or f32 [k, 64]
+  const float* bias = nullptr;  // [64] or null; only kStore and kAccumulate
+  Epilogue epilogue = Epilogue::kStore;
+  void* out = nullptr;               // [*, out_stride]
+  int64_t out_stride = 0;            // in elements
+  const int32_t* out_row = nullptr;  // as x_row
+  int64_t out_col = 0;               // column of out of the panel's first feature
+  int32_t num_cols = 0;              // features of the panel that exist: <= 64, with kSwiGlu <= 32
+  float scale = 1.0f;
+};
+
+struct GemmKernels {
+  void (*bf16)(const GemmTask& task);      // bf16 activations, bf16 weights
+  void (*f32_bf16)(const GemmTask& task);  // f32 activations, bf16 weights
+  void (*f32_f32)(const GemmTask& task);   // f32 activations, f32 weights
+};
+
+// A task of attention has at most this many query vectors (rows times heads), if one row has no
+// more.
+inline constexpr int kAttentionVectors = 48;
+
+/// Consecutive rows of one slice, and all query heads that share one KV head.
+struct AttentionTask {
+  const void* q = nullptr;  // first row, activation dtype; rows are q_stride elements apart
+  void* out = nullptr;      // as q
+  int64_t q_stride = 0;
+  const void* k_cache = nullptr;  // [num_blocks, num_kv_heads, block_size, head_dim]
+  const void* v_cache = nullptr;
+  const int32_t* block_table = nullptr;
+  int32_t block_size = 0;
+  int32_t num_kv_heads = 0;
+  int32_t kv_head = 0;
+  int32_t group_size = 0;  // query heads per KV head
+  int32_t head_dim = 0;
+  int32_t num_rows = 0;
+  int32_t first_position = 0;  // of the first row; row i sees keys 0..first_position + i
+  float scale = 1.0f;
+  void* scratch = nullptr;  // AttentionScratchBytes() of it, 64-byte aligned
+};
+
+struct AttentionKernels {
+  void (*bf16_bf16)(const AttentionTask& task);  // activation dtype, cache dtype
+  void (*bf16_f32)(const AttentionTask& task);
+  void (*f32_bf16)(const AttentionTask& task);
+  void (*f32_f32)(const AttentionTask& task);
+};
+
+/// Loops over the n elements of one row.
+struct RowKernels {
+  float (*sum_of_squares)(const float* x, int64_t n);
+  /// out = (x * scale) * weight
+  void (*scale_to_f32)(const float* x, const float* weight, float scale, int64_t n, float* out);
+  void (*scale_to_bf16)(const float* x, const float* weight, float scale, int64_t n, uint16_t* out);
+  void (*clamp)(float* x, float limit, int64_t n);
+  /// x [2 half] rotated by half: (a, b) -> (a cos - b sin, b cos + a sin); cos, sin [half]
+  void (*rotate_half)(float* x, const float* cos, const float* sin, int64_t half);
+  void (*to_bf16)(const float* x, int64_t n, uint16_t* out);
+  /// y += a * x
+  void (*add_f32)(float a, const float* x, int64_t n, float* y);
+  void (*add_bf16)(float a, const uint16_t* x, int64_t n, float* y);
+  /// The largest element; -infinity of none. NaNs are not seen.
+  float (*max_value)(const float* x, int64_t n);
+  /// out = exp((x - max) * scale), which may be x itself; returns the sum. NaN counts as -infinity.
+  double (*exp_and_sum)(const float* x, float max, float scale, int64_t n, float* out);
+};
+
+/// Everything of one instruction set.
+struct KernelTable {
+  const char* name = nullptr;
+  const GemmKernels* gemm = nullptr;
+  const AttentionKernels* attention = nullptr;
+  const RowKernels* rows = nullptr;
+};
+
+extern const GemmKernels kGemmPortable;
+extern const GemmKernels kGemmAvx2;
+extern const GemmKernels kGemmAvx512;
+extern const GemmKernels kGemmAvx512Bf16;
+extern const AttentionKernels kAttentionPortable;
+extern const AttentionKernels kAttentionAvx2;
+extern const AttentionKernels kAttentionAvx512;
+extern const AttentionKernels kAttentionAvx512Bf16;
+extern const RowKernels kRowsPortable;
+extern const RowKernels kRowsAvx2;
+extern const RowKernels kRowsAvx512;
+
+}  // namespace moed::kernels::cpu

@@ -1,0 +1,268 @@
+#include "kernels/cpu/packed_weights.h"
+
+#include <algorithm>
+#include <cstring>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "config/base/checked_math.h"
+#include "config/base/status_macros.h"
+#include "kernels/cpu/float_convert.h"
+
+namespace moed::kernels::cpu {
+namespace {
+
+constexpr int64_t kMaxDimension = int64_t{1} << 31;
+constexpr uint64_t kMaxBytes = uint64_t{1} << 46;
+
+/// One row of a source matrix; no data stands for a row of zeros.
+struct SourceRow {
+  const char* data = nullptr;
+  DType dtype = DType::kBF16;
+};
+
+int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+float ReadFloat(const SourceRow& row, int64_t i) {
+  if (row.data == nullptr) return 0.0f;
+  if (row.dtype == DType::kF32) {
+    float x;
+    std::memcpy(&x, row.data + 4 * i, sizeof(x));
+    return x;
+  }
+  uint16_t bits;
+  std::memcpy(&bits, row.data + 2 * i, sizeof(bits));
+  return row.dtype == DType::kBF16 ? Bf16ToFloat(bits) : F16ToFloat(bits);
+}
+
+uint16_t ReadBf16(const SourceRow& row, int64_t i) {
+  if (row.data == nullptr) return 0;
+  if (row.dtype != DType::kBF16) return FloatToBf16(ReadFloat(row, i));
+  uint16_t bits;
+  std::memcpy(&bits, row.data + 2 * i, sizeof(bits));
+  return bits;
+}
+
+// Each source row is read a few cache lines at a time, so that 64 of them and the panel stay in
+// L1/L2.
+constexpr int64_t kPackStep = 64;
+
+void PackBf16Panel(const SourceRow* rows, int64_t k, uint16_t* panel) {
+  for (int64_t begin = 0; begin < k; begin += kPackStep) {
+    const int64_t end = std::min(begin + kPackStep, k);
+    for (int c = 0; c < kPanelWidth; ++c) {
+      for (int64_t i = begin; i < end; i += 2) {
+        uint16_t* pair = panel + i * kPanelWidth + 2 * c;
+        pair[0] = ReadBf16(rows[c], i);
+        pair[1] = i + 1 < k ? ReadBf16(rows[c], i + 1) : uint16_t{0};
+      }
+    }
+  }
+}
+
+void PackF32Panel(const SourceRow* rows, int64_t k, float* panel) {
+  for (int64_t begin = 0; begin < k; begin += kPackStep) {
+    const int64_t end = std::min(begin + kPackStep, k);
+    for (int c = 0; c < kPanelWidth; ++c) {
+      for (int64_t i = begin; i < end; ++i) panel[i * kPanelWidth + c] = ReadFloat(rows[c], i);
+    }
+  }
+}
+
+absl::Status CheckMatrix(const HostMatrix& m, const char* what) {
+  if (m.data == nullptr || m.rows < 1 || m.cols < 1 || m.rows > kMaxDimension ||
+      m.cols > kMaxDimension || (m.row_stride != 0 && m.row_stride < m.cols)) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "packing ", what,
+        ": expected a matrix of at least 1 x 1 and at most 2^31 rows and columns, got ", m.rows,
+        " x ", m.cols, " with row stride ", m.row_stride));
+  }
+  if (m.dtype == DType::kI32) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "packing ", what, ": expected f32, bf16 or f16, got ", std::string(Name(m.dtype))));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckShape(const HostMatrix& m, int64_t rows, int64_t cols, const char* what) {
+  MOED_RETURN_IF_ERROR(CheckMatrix(m, what));
+  if (m.rows == rows && m.cols == cols) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("packing ", what, ": expected [", rows, ", ", cols,
+                                                 "], got [", m.rows, ", ", m.cols, "]"));
+}
+
+SourceRow RowOf(const HostMatrix& m, int64_t row) {
+  const int64_t stride = m.row_stride == 0 ? m.cols : m.row_stride;
+  return {
+      static_cast<const char*>(m.data) + row * stride * static_cast<int64_t>(SizeBytes(m.dtype)),
+      m.dtype};
+}
+
+/// A bf16 backend rounds to bf16; an f32 one keeps what is stored, exactly.
+DType PackedDType(const CpuContext& context, bool all_bf16) {
+  return context.activation_dtype() == DType::kBF16 || all_bf16 ? DType::kBF16 : DType::kF32;
+}
+
+struct PanelShape {
+  DType dtype;
+  int64_t k;
+  int64_t num_matrices;
+  int64_t panels_per_matrix;
+};
+
+absl::StatusOr<PackedPanels> AllocatePanels(const PanelShape& shape) {
+  PackedPanels p{.dtype = shape.dtype, .k = shape.k, .panels_per_matrix = shape.panels_per_matrix};
+  const int64_t padded_k = shape.dtype == DType::kBF16 ? CeilDiv(shape.k, 2) * 2 : shape.k;
+  p.panel_bytes = padded_k * kPanelWidth * static_cast<int64_t>(SizeBytes(shape.dtype));
+  const auto panels = CheckedMul(shape.num_matrices, shape.panels_per_matrix);
+  const auto bytes = panels ? CheckedMul(*panels, p.panel_bytes) : std::nullopt;
+  if (bytes && *bytes <= kMaxBytes) {
+    p.size_bytes = static_cast<int64_t>(*bytes);
+    p.memory = AllocateAligned(p.size_bytes);
+  }
+  if (p.memory == nullptr) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("packing weights: no memory for ", shape.num_matrices, " x ",
+                     shape.panels_per_matrix, " panels of ", p.panel_bytes, " bytes"));
+  }
+  return p;
+}
+
+/// Fills all panels; rows_of_panel(matrix, panel, rows[64]) names the sources.
+template <typename RowsOfPanel>
+void PackPanels(CpuContext& context, int64_t num_matrices, PackedPanels& p,
+                const RowsOfPanel& rows_of_panel) {
+  context.pool().ParallelFor(num_matrices * p.panels_per_matrix, [&](int64_t i, int) {
+    SourceRow rows[kPanelWidth];
+    rows_of_panel(i / p.panels_per_matrix, i % p.panels_per_matrix, rows);
+    void* panel = static_cast<char*>(p.memory.get()) + i * p.panel_bytes;
+    if (p.dtype == DType::kBF16) {
+      PackBf16Panel(rows, p.k, static_cast<uint16_t*>(panel));
+    } else {
+      PackF32Panel(rows, p.k, static_cast<float*>(panel));
+    }
+  });
+}
+
+absl::StatusOr<AlignedMemory> PackBias(std::span<const float> bias, int64_t out_features) {
+  if (bias.empty()) return nullptr;
+  if (static_cast<int64_t>(bias.size()) != out_features) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("packing a bias: expected ", out_features, " values, got ", bias.size()));
+  }
+  const int64_t bytes = CeilDiv(out_features, kPanelWidth) * kPanelWidth * 4;
+  AlignedMemory memory = AllocateAligned(bytes);
+  if (memory == nullptr) return absl::ResourceExhaustedError("packing a bias: no memory");
+  std::memset(memory.get(), 0, bytes);
+  std::memcpy(memory.get(), bias.data(), bias.size_bytes());
+  return memory;
+}
+
+absl::Status CheckExperts(std::span<const ExpertSource> experts) {
+  if (experts.empty()) return absl::InvalidArgumentError("packing experts: there are none");
+  const int64_t intermediate = experts[0].gate.rows, hidden = experts[0].gate.cols;
+  for (const ExpertSource& e : experts) {
+    MOED_RETURN_IF_ERROR(CheckShape(e.gate, intermediate, hidden, "an expert's gate"));
+    MOED_RETURN_IF_ERROR(CheckShape(e.up, intermediate, hidden, "an expert's up"));
+    MOED_RETURN_IF_ERROR(CheckShape(e.down, hidden, intermediate, "an expert's down"));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<PackedPanels> PackGateUp(CpuContext& context,
+                                        std::span<const ExpertSource> experts) {
+  const int64_t num_experts = static_cast<int64_t>(experts.size());
+  const int64_t width = experts[0].gate.rows;
+  const bool all_bf16 = std::all_of(experts.begin(), experts.end(), [](const ExpertSource& e) {
+    return e.gate.dtype == DType::kBF16 && e.up.dtype == DType::kBF16;
+  });
+  MOED_ASSIGN_OR_RETURN(PackedPanels panels,
+                        AllocatePanels({.dtype = PackedDType(context, all_bf16),
+                                        .k = experts[0].gate.cols,
+                                        .num_matrices = num_experts,
+                                        .panels_per_matrix = CeilDiv(width, kGateWidth)}));
+  PackPanels(context, num_experts, panels, [&](int64_t e, int64_t panel, SourceRow* rows) {
+    for (int c = 0; c < kGateWidth; ++c) {
+      const int64_t row = panel * kGateWidth + c;
+      if (row >= width) continue;
+      rows[c] = RowOf(experts[e].gate, row);
+      rows[kGateWidth + c] = RowOf(experts[e].up, row);
+    }
+  });
+  return panels;
+}
+
+absl::StatusOr<PackedPanels> PackDown(CpuContext& context, std::span<const ExpertSource> experts) {
+  const int64_t num_experts = static_cast<int64_t>(experts.size());
+  const int64_t width = experts[0].down.rows;
+  const bool all_bf16 = std::all_of(experts.begin(), experts.end(), [](const ExpertSource& e) {
+    return e.down.dtype == DType::kBF16;
+  });
+  MOED_ASSIGN_OR_RETURN(PackedPanels panels,
+                        AllocatePanels({.dtype = PackedDType(context, all_bf16),
+                                        .k = experts[0].down.cols,
+                                        .num_matrices = num_experts,
+                                        .panels_per_matrix = CeilDiv(width, kPanelWidth)}));
+  PackPanels(context, num_experts, panels, [&](int64_t e, int64_t panel, SourceRow* rows) {
+    for (int c = 0; c < kPanelWidth; ++c) {
+      const int64_t row = panel * kPanelWidth + c;
+      if (row < width) rows[c] = RowOf(experts[e].down, row);
+    }
+  });
+  return panels;
+}
+
+}  // namespace
+
+void PackedLinear::CopyRow(int64_t feature, float scale, float* out) const {
+  const char* panel = panels_.Panel(0, feature / kPanelWidth);
+  const int64_t c = feature % kPanelWidth;
+  if (panels_.dtype == DType::kF32) {
+    const float* w = reinterpret_cast<const float*>(panel) + c;
+    for (int64_t i = 0; i < panels_.k; ++i) out[i] = scale * w[i * kPanelWidth];
+    return;
+  }
+  const uint16_t* w = reinterpret_cast<const uint16_t*>(panel) + 2 * c;
+  for (int64_t i = 0; i < panels_.k; ++i) {
+    out[i] = scale * Bf16ToFloat(w[(i & ~int64_t{1}) * kPanelWidth + (i & 1)]);
+  }
+}
+
+absl::StatusOr<std::unique_ptr<LinearWeights>> PackLinear(CpuContext& context,
+                                                          std::span<const HostMatrix> stacked,
+                                                          std::span<const float> bias) {
+  if (stacked.empty()) return absl::InvalidArgumentError("packing a matrix: no sources");
+  std::vector<SourceRow> sources;
+  bool all_bf16 = true;
+  for (const HostMatrix& m : stacked) {
+    MOED_RETURN_IF_ERROR(CheckShape(m, m.rows, stacked[0].cols, "a stacked matrix"));
+    all_bf16 = all_bf16 && m.dtype == DType::kBF16;
+    for (int64_t row = 0; row < m.rows; ++row) sources.push_back(RowOf(m, row));
+  }
+  const int64_t out_features = static_cast<int64_t>(sources.size());
+  MOED_ASSIGN_OR_RETURN(AlignedMemory packed_bias, PackBias(bias, out_features));
+  MOED_ASSIGN_OR_RETURN(PackedPanels panels,
+                        AllocatePanels({.dtype = PackedDType(context, all_bf16),
+                                        .k = stacked[0].cols,
+                                        .num_matrices = 1,
+                                        .panels_per_matrix = CeilDiv(out_features, kPanelWidth)}));
+  PackPanels(context, 1, panels, [&](int64_t, int64_t panel, SourceRow* rows) {
+    const int64_t begin = panel * kPanelWidth;
+    const int64_t end = std::min(begin + kPanelWidth, out_features);
+    std::copy(sources.begin() + begin, sources.begin() + end, rows);
+  });
+  return std::make_unique<PackedLinear>(out_features, std::move(panels), std::move(packed_bias));
+}
+
+absl::StatusOr<std::unique_ptr<ExpertWeights>> PackExperts(CpuContext& context,
+                                                           std::span<const ExpertSource> experts) {
+  MOED_RETURN_IF_ERROR(CheckExperts(experts));
+  MOED_ASSIGN_OR_RETURN(PackedPanels gate_up, PackGateUp(context, experts));
+  MOED_ASSIGN_OR_RETURN(PackedPanels down, PackDown(context, experts));
+  return std::make_unique<PackedExperts>(experts.size(), std::move(gate_up), std::move(down));
+}
+
+}  // namespace moed::kernels::cpu

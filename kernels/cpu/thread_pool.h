@@ -1,0 +1,64 @@
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <thread>
+#include <vector>
+
+#include "absl/functional/function_ref.h"
+#include "absl/status/statusor.h"
+
+namespace moed::kernels::cpu {
+
+/// A fixed set of threads that run the tasks of one parallel loop at a time.
+///
+/// Owned by a CpuBackend; ParallelFor is called from one thread only, which works as thread 0. A
+/// task is run by whichever thread takes its number first, so results must not depend on the
+/// thread. Waiting threads spin for some microseconds and then sleep in the kernel; a thread that
+/// wakes up late finds the loop closed and is not waited for, so a busy core delays nobody (several
+/// ranks may share cores).
+class ThreadPool {
+ public:
+  /// Task number in [0, num_tasks), and the running thread in [0, num_threads()).
+  using Task = absl::FunctionRef<void(int64_t task, int thread)>;
+
+  /// Thread i is pinned to cpus[i % size]; no cpus, no pinning. The calling thread of the first
+  /// ParallelFor is pinned then. INVALID_ARGUMENT for fewer than 1 or more than 1024 threads or for
+  /// a CPU that this process may not use.
+  static absl::StatusOr<std::unique_ptr<ThreadPool>> Create(int num_threads, std::vector<int> cpus);
+
+  ~ThreadPool();
+  ThreadPool(const ThreadPool&) = delete;
+  ThreadPool& operator=(const ThreadPool&) = delete;
+
+  int num_threads() const { return static_cast<int>(workers_.size()) + 1; }
+
+  /// Runs task(0..num_tasks-1), each once, and returns when all are done. Not reentrant.
+  void ParallelFor(int64_t num_tasks, Task task);
+
+ private:
+  ThreadPool(int num_threads, std::vector<int> cpus);
+
+  void WorkerLoop(int thread);
+  void RunTasks(int thread);
+  bool Join();
+  void Leave();
+  void PinCaller();
+
+  // state_ bit 0: a loop is open to join; the bits above: how many workers are in it.
+  static constexpr uint32_t kOpen = 1;
+  static constexpr uint32_t kOneWorker = 2;
+
+  const std::vector<int> cpus_;
+  bool caller_pinned_ = false;
+  std::atomic<uint32_t> epoch_{0};  // changes when there is something new to look at
+  std::atomic<bool> stopping_{false};
+  std::atomic<uint32_t> state_{0};
+  std::atomic<int64_t> next_task_{0};
+  int64_t num_tasks_ = 0;       // written only while state_ is 0
+  const Task* task_ = nullptr;  // written only while state_ is 0
+  std::vector<std::thread> workers_;
+};
+
+}  // namespace moed::kernels::cpu
