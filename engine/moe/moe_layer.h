@@ -17,18 +17,19 @@
 namespace moed {
 
 struct MoeOptions {
-  int32_t max_tokens_per_rank = 0;  // largest entry of num_tokens_per_rank in any step; sizes all scratch
+  int32_t max_tokens_per_rank =
+      0;  // largest entry of num_tokens_per_rank in any step; sizes all scratch
 };
 
 /// One MoE layer of one step on one rank.
 struct MoeLayerInput {
   const LayerWeights* weights = nullptr;
-  int32_t moe_layer = 0;                         // index into ExpertPlacement::layers
-  int32_t layer = 0;                             // index in the model, for error messages
+  int32_t moe_layer = 0;  // index into ExpertPlacement::layers
+  int32_t layer = 0;      // index in the model, for error messages
   uint64_t step_id = 0;
   std::span<const int32_t> num_tokens_per_rank;  // [num_ranks]
   kernels::TensorView x;                         // [T, H] normed, activation dtype
-  kernels::TensorView hidden;                    // [T, H] f32 residual stream; the layer's output is added
+  kernels::TensorView hidden;  // [T, H] f32 residual stream; the layer's output is added
 };
 
 /// The MoE part of a decoder layer: route, dispatch, experts, combine (and the shared expert).
@@ -45,11 +46,22 @@ class MoeLayer {
                                                           const MoeOptions& options);
   virtual ~MoeLayer() = default;
 
-  /// Adds times, rows, bytes and expert counts to `result`. Errors are those of the communicator.
+  /// Adds times, rows, bytes and expert counts to `result`; sizes tokens_per_expert if it is empty.
+  /// dispatch_bytes are the rows (each token at most once per other rank) and the topk_ids that
+  /// this rank sends to others, combine_bytes the rows it returns to them. INVALID_ARGUMENT for an
+  /// input that does not fit, before anything is sent; INTERNAL for impossible topk_ids; else the
+  /// communicator's errors.
   virtual absl::Status Forward(const MoeLayerInput& input, StepResult& result) = 0;
 
-  /// Scratch and exchange memory held, in bytes.
+  /// Scratch held, in bytes: MoeWorkspaceBytes of the same arguments.
   virtual int64_t workspace_bytes() const = 0;
 };
+
+/// Bytes of scratch that MoeLayer::Create would allocate, computed without allocating (for `moed
+/// --check`). INVALID_ARGUMENT when placement and model do not fit each other or a size does not
+/// fit.
+absl::StatusOr<int64_t> MoeWorkspaceBytes(const ModelConfig& config,
+                                          const ExpertPlacement& placement, int32_t rank,
+                                          const MoeOptions& options, DType activation);
 
 }  // namespace moed
