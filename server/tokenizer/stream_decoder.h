@@ -39,7 +39,7 @@ class StreamDecoder {
   std::string Finish();
 
  private:
-  const Tokenizer* tokenizer_;
+  const TokenizerParts* parts_;
   DecodeOptions options_;
   std::unique_ptr<DecodeStream> stream_;
 };

@@ -37,7 +37,7 @@ struct DecodeOptions {
 class Tokenizer {
  public:
   /// Longest text that Encode takes, in bytes.
-  static constexpr size_t kMaxTextBytes = size_t{64} << 20;
+  static constexpr size_t kMaxTextBytes = size_t{16} << 20;
 
   /// Reads MODEL_DIR/tokenizer.json and, when present, MODEL_DIR/tokenizer_config.json. Errors:
   /// kNotFound for a missing tokenizer.json, kInvalidArgument for a malformed file,
