@@ -11,10 +11,10 @@ namespace moed {
 
 /// What happened to a request that ended, for histograms and counters.
 struct RequestOutcome {
-  std::string_view result;           // "stop", "length", "cancelled", "deadline", "error"
+  std::string_view result;  // "stop", "length", "cancelled", "deadline", "error"
   int32_t num_prompt_tokens = 0;
   int32_t num_generated_tokens = 0;
-  absl::Duration queue_time;         // zero when it never ran
+  absl::Duration queue_time;  // zero when it never ran
   absl::Duration time_to_first_token;
   absl::Duration prefill_time;
   absl::Duration decode_time;
@@ -23,7 +23,7 @@ struct RequestOutcome {
 
 /// What happened in one step.
 struct StepOutcome {
-  int32_t num_tokens = 0;            // over all ranks
+  int32_t num_tokens = 0;  // over all ranks
   int32_t num_prefill_tokens = 0;
   absl::Duration plan_time;
   absl::Duration step_time;
@@ -31,13 +31,15 @@ struct StepOutcome {
   const std::vector<StepResult>* results = nullptr;  // one for each rank; valid during the call
 };
 
-/// Where the step loop reports what it does. Called once a step and once a request, from its thread.
+/// Where the step loop reports what it does. Called once a step and once a request, from its
+/// thread.
 class MetricsSink {
  public:
   virtual ~MetricsSink() = default;
   virtual void OnStep(const StepOutcome& outcome, const ServerStats& stats) = 0;
   virtual void OnRequestEnd(const RequestOutcome& outcome) = 0;
-  virtual void OnRejected(std::string_view reason) = 0;  // any thread; "queue_full", "draining", ...
+  virtual void OnRejected(
+      std::string_view reason) = 0;  // any thread; "queue_full", "draining", ...
   virtual void OnStateChange(ServingState state) = 0;
 };
 
