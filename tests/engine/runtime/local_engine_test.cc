@@ -1,0 +1,198 @@
+#include "engine/runtime/local_engine.h"
+
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "engine/comm/shm_communicator.h"
+#include "engine/runtime/engine_group.h"
+#include "engine/runtime/memory_estimate.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tests/fakes/placements.h"
+#include "tests/fakes/tiny_model.h"
+
+namespace moed {
+namespace {
+
+using ::testing::HasSubstr;
+
+absl::StatusOr<std::unique_ptr<Engine>> CreateTiny(const EngineGroupOptions& options) {
+  return LocalEngine::Create(options.config, options.placement, options.loader, options.engine,
+                             CreateSingleRankCommunicator());
+}
+
+StepPlan PlanOf(std::vector<int32_t> tokens) {
+  const int32_t count = static_cast<int32_t>(tokens.size());
+  return {
+      .step_id = 1,
+      .num_tokens_per_rank = {count},
+      .slices = {{.sequence_id = 5,
+                  .token_ids = std::move(tokens),
+                  .block_table = {0, 1},
+                  .sample = SampleRequest{.params = {.temperature = 0.0f, .num_top_logprobs = 2},
+                                          .position = count}}}};
+}
+
+TEST(LocalEngineTest, DescribesItself) {
+  EngineGroupOptions options = TinyGroupOptions(TinyPlacement(1));
+  options.engine.backend.num_threads = 2;
+  const auto engine = CreateTiny(options);
+  ASSERT_TRUE(engine.ok()) << engine.status();
+  const EngineInfo& info = (*engine)->info();
+  EXPECT_EQ(info.rank, 0);
+  EXPECT_EQ(info.num_ranks, 1);
+  EXPECT_EQ(info.device, "cpu");
+  EXPECT_FALSE(info.instruction_set.empty());
+  EXPECT_EQ(info.num_threads, 2);
+  EXPECT_EQ(info.block_size, 4);
+  EXPECT_EQ(info.num_blocks, 256);
+  EXPECT_EQ(info.max_tokens_per_step, 128);
+  EXPECT_EQ(info.max_sequences_per_step, 32);
+  EXPECT_EQ(info.exchange_bytes, 0);
+}
+
+TEST(LocalEngineTest, EstimatesTheMemoryThatItThenUses) {
+  for (int32_t num_ranks : {1, 3}) {
+    for (DType dtype : {DType::kF32, DType::kBF16}) {
+      EngineGroupOptions options = TinyGroupOptions(
+          MakeTestPlacement(PlacementKind::kReplicated, TinyModelConfig(), num_ranks));
+      options.engine.backend.activation_dtype = dtype;
+      const auto group = EngineGroup::Create(options);
+      ASSERT_TRUE(group.ok()) << group.status();
+      for (int32_t rank = 0; rank < num_ranks; ++rank) {
+        SCOPED_TRACE(rank);
+        const auto memory = EstimateMemory(options.config, options.placement, rank, options.engine);
+        ASSERT_TRUE(memory.ok()) << memory.status();
+        const EngineInfo& info = (*group)->info(rank);
+        EXPECT_EQ(memory->weight_bytes, info.weight_bytes);
+        EXPECT_EQ(memory->kv_bytes_per_block * options.engine.num_blocks, info.kv_bytes);
+        EXPECT_EQ(memory->exchange_bytes, info.exchange_bytes);
+        EXPECT_EQ(memory->workspace_bytes, info.workspace_bytes);
+        EXPECT_GT(info.weight_bytes, 0);
+        EXPECT_GT(info.workspace_bytes, 0);
+      }
+    }
+  }
+}
+
+TEST(LocalEngineTest, ReportsWhatAStepDid) {
+  const auto engine = CreateTiny(TinyGroupOptions(TinyPlacement(1)));
+  ASSERT_TRUE(engine.ok()) << engine.status();
+  const auto result = (*engine)->Execute(PlanOf({1, 2, 3, 4, 5}));
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_EQ(result->step_id, 1u);
+  ASSERT_EQ(result->sampled.size(), 1u);
+  EXPECT_EQ(result->sampled[0].sequence_id, 5u);
+  EXPECT_EQ(result->sampled[0].top_logprobs.size(), 2u);
+  EXPECT_LT(result->sampled[0].logprob, 0.0f);
+  // Two MoE layers, five tokens, three experts each.
+  EXPECT_EQ(result->num_expert_rows, 2 * 5 * 3);
+  ASSERT_EQ(result->tokens_per_expert.size(), 2u * 10u);
+  int32_t rows = 0;
+  for (int32_t count : result->tokens_per_expert) rows += count;
+  EXPECT_EQ(rows, 2 * 5 * 3);
+  const StepTimes& t = result->times;
+  for (double seconds : {t.attention, t.route, t.experts, t.head, t.sampling}) {
+    EXPECT_GT(seconds, 0.0);
+  }
+  EXPECT_GE(t.total,
+            t.attention + t.route + t.dispatch + t.experts + t.combine + t.head + t.sampling);
+}
+
+TEST(LocalEngineTest, StepsAreIndependentOfWhatWasReportedBefore) {
+  const auto engine = CreateTiny(TinyGroupOptions(TinyPlacement(1)));
+  ASSERT_TRUE(engine.ok()) << engine.status();
+  const auto first = (*engine)->Execute(PlanOf({1, 2, 3}));
+  const auto second = (*engine)->Execute(PlanOf({1, 2, 3}));
+  ASSERT_TRUE(first.ok() && second.ok());
+  EXPECT_EQ(first->sampled, second->sampled);
+  EXPECT_EQ(first->tokens_per_expert, second->tokens_per_expert);
+  EXPECT_EQ(first->num_expert_rows, second->num_expert_rows);
+}
+
+TEST(LocalEngineTest, ComputesNothingOfAnInvalidPlan) {
+  const auto engine = CreateTiny(TinyGroupOptions(TinyPlacement(1)));
+  ASSERT_TRUE(engine.ok()) << engine.status();
+  const auto good = (*engine)->Execute(PlanOf({1, 2, 3}));
+  const auto bad = (*engine)->Execute(PlanOf({1, 2, 1000}));
+  EXPECT_EQ(bad.status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(bad.status().message(), HasSubstr("token_ids[2] is 1000"));
+  const auto again = (*engine)->Execute(PlanOf({1, 2, 3}));
+  ASSERT_TRUE(again.ok()) << again.status();
+  EXPECT_EQ(again->sampled, good->sampled);
+}
+
+TEST(LocalEngineTest, ExecutesAStepWithoutRows) {
+  const auto engine = CreateTiny(TinyGroupOptions(TinyPlacement(1)));
+  ASSERT_TRUE(engine.ok()) << engine.status();
+  const auto result = (*engine)->Execute({.step_id = 2, .num_tokens_per_rank = {0}});
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_TRUE(result->sampled.empty());
+  EXPECT_EQ(result->num_expert_rows, 0);
+}
+
+TEST(LocalEngineTest, ARankWithoutTokensServesItsExperts) {
+  const auto group = EngineGroup::Create(TinyGroupOptions(TinyPlacement(2)));
+  ASSERT_TRUE(group.ok()) << group.status();
+  StepPlan busy = PlanOf({1, 2, 3, 4, 5, 6});
+  busy.num_tokens_per_rank = {6, 0};
+  const StepPlan idle = {.step_id = 1, .num_tokens_per_rank = {6, 0}};
+  const auto results = (*group)->Execute(std::vector<StepPlan>{busy, idle});
+  ASSERT_TRUE(results.ok()) << results.status();
+  EXPECT_EQ((*results)[0].sampled.size(), 1u);
+  EXPECT_TRUE((*results)[1].sampled.empty());
+  EXPECT_GT((*results)[1].num_expert_rows, 0);
+  EXPECT_EQ((*results)[0].num_expert_rows + (*results)[1].num_expert_rows, 2 * 6 * 3);
+}
+
+TEST(LocalEngineTest, NamesTheMissingPeerAndThenRefusesToGoOn) {
+  EngineGroupOptions options = TinyGroupOptions(TinyPlacement(2));
+  const auto max_bytes =
+      MaxExchangeBytesPerRank(ExchangeShapeOf(options.config, options.placement, options.engine));
+  ASSERT_TRUE(max_bytes.ok()) << max_bytes.status();
+  const auto segment = CreateShmSegment(2, *max_bytes);
+  ASSERT_TRUE(segment.ok()) << segment.status();
+  auto communicator = CreateShmCommunicator(segment->get(), {.rank = 0,
+                                                             .num_ranks = 2,
+                                                             .max_bytes_per_rank = *max_bytes,
+                                                             .timeout = absl::Milliseconds(50)});
+  ASSERT_TRUE(communicator.ok()) << communicator.status();
+  const auto engine = LocalEngine::Create(options.config, options.placement, options.loader,
+                                          options.engine, *std::move(communicator));
+  ASSERT_TRUE(engine.ok()) << engine.status();
+
+  StepPlan plan = PlanOf({1, 2});
+  plan.num_tokens_per_rank = {2, 0};
+  const absl::Status alone = (*engine)->Execute(plan).status();
+  EXPECT_TRUE(absl::IsDeadlineExceeded(alone) || absl::IsAborted(alone)) << alone;
+  EXPECT_THAT(alone.message(), HasSubstr("1"));
+  const absl::Status after = (*engine)->Execute(plan).status();
+  EXPECT_EQ(after.code(), absl::StatusCode::kFailedPrecondition) << after;
+}
+
+TEST(LocalEngineTest, RefusesOptionsThatDoNotFitTheModel) {
+  const auto refused = [](auto change, const std::string& message) {
+    EngineGroupOptions options = TinyGroupOptions(TinyPlacement(1));
+    change(options);
+    const absl::Status status = CreateTiny(options).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << status;
+    EXPECT_THAT(status.message(), HasSubstr(message));
+  };
+  using O = EngineGroupOptions;
+  refused([](O& o) { o.engine.num_blocks = 0; }, "num_blocks is 0");
+  refused([](O& o) { o.engine.block_size = 0; }, "block_size is 0");
+  refused([](O& o) { o.engine.max_model_len = 257; }, "max_model_len is 257, expected 0 to 256");
+  refused([](O& o) { o.engine.num_valid_tokens = 97; }, "num_valid_tokens is 97");
+  refused([](O& o) { o.engine.max_tokens_per_step = -1; }, "max_tokens_per_step is -1");
+  refused([](O& o) { o.engine.max_sequences_per_step = 0; }, "max_sequences_per_step is 0");
+  refused([](O& o) { o.engine.kv_dtype = DType::kF16; }, "kv_dtype is f16");
+  refused([](O& o) { o.placement.layers.pop_back(); }, "has 1 layers");
+  refused([](O& o) { o.placement = ExpertPlacement::Linear(2, 9, 1); }, "has 9 experts");
+  refused([](O& o) { o.placement = TinyPlacement(2); }, "its communicator is rank 0 of 1");
+  refused([](O& o) { o.loader.rank = 1; }, "rank is 1");
+}
+
+}  // namespace
+}  // namespace moed

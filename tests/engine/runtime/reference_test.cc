@@ -1,0 +1,210 @@
+/// The forward pass against the transformers library, for every model of tests/testdata/models.
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "config/model_config.h"
+#include "engine/weights/safetensors_file.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "nlohmann/json.hpp"
+#include "tests/fakes/bare_model.h"
+
+namespace moed {
+namespace {
+
+std::string ModelsDir() { return std::string(MOED_SOURCE_DIR) + "/tests/testdata/models"; }
+
+/// The models that have expected results, in alphabetical order.
+std::vector<std::string> ModelNames() {
+  std::vector<std::string> names;
+  for (const auto& entry : std::filesystem::directory_iterator(ModelsDir())) {
+    if (std::filesystem::exists(entry.path() / "expected.json")) {
+      names.push_back(entry.path().filename());
+    }
+  }
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+/// What the reference computed for one prompt.
+struct ExpectedPrompt {
+  std::vector<int32_t> prompt;
+  std::vector<float> logits;    // [prompt.size(), V]
+  std::vector<int32_t> greedy;  // continuation
+  std::vector<double> gaps;     // between the two best logits of each greedy step
+};
+
+std::vector<float> ReadLogits(const SafetensorsFile& file, const std::string& name) {
+  const auto tensor = file.tensors().find(name);
+  if (tensor == file.tensors().end()) return {};
+  const std::span<const std::byte> bytes = file.Data(tensor->second);
+  std::vector<float> values(bytes.size() / sizeof(float));
+  std::memcpy(values.data(), bytes.data(), bytes.size());
+  return values;
+}
+
+std::vector<ExpectedPrompt> ReadExpected(const std::string& model_dir) {
+  std::ifstream text(model_dir + "/expected.json");
+  const nlohmann::json json = nlohmann::json::parse(text, nullptr, false);
+  const auto file = SafetensorsFile::Open(model_dir + "/expected.safetensors");
+  if (json.is_discarded() || !file.ok()) return {};
+  std::vector<ExpectedPrompt> prompts;
+  for (const nlohmann::json& entry : json["prompts"]) {
+    prompts.push_back(
+        {.prompt = entry["prompt"],
+         .logits = ReadLogits(*file, absl::StrCat("prompt_", prompts.size(), ".logits")),
+         .greedy = entry["greedy"],
+         .gaps = entry["gaps"]});
+  }
+  return prompts;
+}
+
+struct Error {
+  double relative_l2 = 0;
+  double max_abs = 0;
+};
+
+Error Compare(std::span<const float> actual, std::span<const float> expected) {
+  double difference = 0;
+  double norm = 0;
+  double max_abs = 0;
+  for (size_t i = 0; i < expected.size(); ++i) {
+    const double d = static_cast<double>(actual[i]) - expected[i];
+    difference += d * d;
+    norm += static_cast<double>(expected[i]) * expected[i];
+    max_abs = std::max(max_abs, std::abs(d));
+  }
+  return {std::sqrt(difference / norm), max_abs};
+}
+
+int32_t ArgMax(std::span<const float> row) {
+  return static_cast<int32_t>(std::max_element(row.begin(), row.end()) - row.begin());
+}
+
+struct Case {
+  std::string model;
+  DType dtype = DType::kF32;
+  std::string instruction_set;  // "" = the best of this machine
+};
+
+std::vector<Case> Cases() {
+  std::vector<Case> cases;
+  for (const std::string& model : ModelNames()) {
+    for (DType dtype : {DType::kF32, DType::kBF16}) {
+      for (const char* instruction_set : {"", "portable", "avx2", "avx512"}) {
+        cases.push_back({model, dtype, instruction_set});
+      }
+    }
+  }
+  return cases;
+}
+
+class ReferenceTest : public ::testing::TestWithParam<Case> {
+ protected:
+  void SetUp() override {
+    const Case& c = GetParam();
+    const std::string dir = ModelsDir() + "/" + c.model;
+    kernels::BackendOptions backend = {.activation_dtype = c.dtype,
+                                       .instruction_set = c.instruction_set};
+    if (absl::IsInvalidArgument(kernels::CreateBackend(backend).status())) {
+      GTEST_SKIP() << "this machine or build has no " << c.instruction_set;
+    }
+    expected_ = ReadExpected(dir);
+    ASSERT_FALSE(expected_.empty()) << dir;
+    const auto config = LoadModelConfig(dir);
+    ASSERT_TRUE(config.ok()) << config.status();
+    auto model =
+        BareModel::Create({.config = *config, .loader = {.model_dir = dir}, .backend = backend});
+    ASSERT_TRUE(model.ok()) << model.status();
+    model_ = *std::move(model);
+  }
+
+  /// The logits of a whole prompt, computed at once.
+  std::vector<float> PromptLogits(const ExpectedPrompt& prompt) {
+    const auto logits = model_->Logits(prompt.prompt, 0);
+    EXPECT_TRUE(logits.ok()) << logits.status();
+    if (!logits.ok() || logits->size() != prompt.logits.size()) return {};
+    return *logits;
+  }
+
+  /// The greedy choice after the prompt and after each reference token but the last, one by one.
+  std::vector<int32_t> GreedyChoices(const ExpectedPrompt& prompt, std::span<const float> logits) {
+    const size_t vocab = model_->vocab_size();
+    std::vector<int32_t> choices = {ArgMax(logits.last(vocab))};
+    int32_t position = static_cast<int32_t>(prompt.prompt.size());
+    for (size_t i = 0; i + 1 < prompt.greedy.size(); ++i, ++position) {
+      const auto next = model_->Logits(std::span(&prompt.greedy[i], 1), position);
+      EXPECT_TRUE(next.ok()) << next.status();
+      if (!next.ok()) break;
+      choices.push_back(ArgMax(*next));
+    }
+    return choices;
+  }
+
+  double tolerance() const { return GetParam().dtype == DType::kF32 ? 1e-4 : 2e-2; }
+
+  std::vector<ExpectedPrompt> expected_;
+  std::unique_ptr<BareModel> model_;
+};
+
+TEST_P(ReferenceTest, LogitsAndGreedyTokensAreThoseOfTransformers) {
+  const size_t vocab = model_->vocab_size();
+  size_t num_compared = 0;
+  for (const ExpectedPrompt& prompt : expected_) {
+    SCOPED_TRACE(absl::StrCat("prompt of ", prompt.prompt.size(), " tokens"));
+    const std::vector<float> logits = PromptLogits(prompt);
+    ASSERT_FALSE(logits.empty());
+    double max_abs = 0;
+    for (size_t begin = 0; begin < logits.size(); begin += vocab) {
+      const Error error = Compare(std::span(logits).subspan(begin, vocab),
+                                  std::span(prompt.logits).subspan(begin, vocab));
+      EXPECT_LE(error.relative_l2, tolerance()) << "position " << begin / vocab;
+      max_abs = std::max(max_abs, error.max_abs);
+    }
+    const std::vector<int32_t> choices = GreedyChoices(prompt, logits);
+    ASSERT_EQ(choices.size(), prompt.greedy.size());
+    for (size_t i = 0; i < choices.size(); ++i) {
+      if (GetParam().dtype != DType::kF32 && prompt.gaps[i] <= 4 * max_abs) continue;
+      EXPECT_EQ(choices[i], prompt.greedy[i]) << "generated token " << i;
+      ++num_compared;
+    }
+  }
+  EXPECT_GT(num_compared, 24u) << "too few tokens with a clear winner";
+}
+
+/// Chunked prefill over several blocks gives the logits of a prefill at once, to the last bit.
+TEST_P(ReferenceTest, ChunksOfAPromptGiveTheSameLogits) {
+  const ExpectedPrompt& prompt = expected_.back();
+  const std::vector<float> whole = PromptLogits(prompt);
+  ASSERT_FALSE(whole.empty());
+  for (size_t chunk : {1, 7}) {
+    std::vector<float> chunked;
+    for (size_t begin = 0; begin < prompt.prompt.size(); begin += chunk) {
+      const size_t count = std::min(chunk, prompt.prompt.size() - begin);
+      const auto part = model_->Logits(std::span(prompt.prompt).subspan(begin, count),
+                                       static_cast<int32_t>(begin));
+      ASSERT_TRUE(part.ok()) << part.status();
+      chunked.insert(chunked.end(), part->begin(), part->end());
+    }
+    EXPECT_EQ(chunked, whole) << "chunks of " << chunk;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Models, ReferenceTest, ::testing::ValuesIn(Cases()), [](const auto& info) {
+  const Case& c = info.param;
+  return absl::StrCat(c.model, "_", std::string(Name(c.dtype)), "_",
+                      c.instruction_set.empty() ? "best" : c.instruction_set);
+});
+
+}  // namespace
+}  // namespace moed
