@@ -7,7 +7,6 @@
 #include <memory>
 #include <numeric>
 
-
 namespace moed {
 namespace {
 
