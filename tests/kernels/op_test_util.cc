@@ -33,7 +33,7 @@ std::unique_ptr<Backend> MakeBackend(const OpConfig& config, int num_threads) {
 }
 
 Tolerance ToleranceOf(DType activation_dtype) {
-  if (activation_dtype == DType::kF32) return {.f32_output = 2e-6f, .activation_output = 5e-6f};
+  if (activation_dtype == DType::kF32) return {.f32_output = 5e-6f, .activation_output = 5e-6f};
   return {.f32_output = 2e-5f, .activation_output = 1e-2f};
 }
 

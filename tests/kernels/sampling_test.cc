@@ -61,10 +61,17 @@ class SamplingTest : public testing::TestWithParam<OpConfig> {
 
   /// How often each token is drawn at positions 0..kDraws-1.
   std::vector<double> Frequencies(const std::vector<float>& logits, SampleRow row) {
-    std::vector<double> counts(logits.size());
+    std::vector<float> all;
+    std::vector<SampleRow> rows;
     for (int i = 0; i < kDraws; ++i) {
       row.position = static_cast<uint64_t>(i);
-      counts[SampleOne(logits, row).token_id] += 1;
+      rows.push_back(row);
+      all.insert(all.end(), logits.begin(), logits.end());
+    }
+    std::vector<double> counts(logits.size());
+    const auto num_valid_tokens = static_cast<int32_t>(logits.size());
+    for (const SampleOutput& out : SampleAll(*backend_, all, rows, num_valid_tokens)) {
+      counts[out.token_id] += 1;
     }
     return counts;
   }
