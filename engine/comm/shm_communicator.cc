@@ -1,6 +1,7 @@
 #include "engine/comm/shm_communicator.h"
 
 #include <linux/futex.h>
+#include <sched.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -24,7 +25,10 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr absl::Duration kMaxTimeout = absl::Hours(24);
-/// Longer than a hand-over between two running ranks, shorter than a scheduler's time slice.
+/// A hand-over between two ranks that both run takes less than the first; after it the spin offers
+/// its core to others at each turn, since the rank waited for may want it; after the second it
+/// sleeps.
+constexpr std::chrono::microseconds kPauseTime{3};
 constexpr std::chrono::microseconds kSpinTime{50};
 
 void FutexWakeAll(std::atomic<uint32_t>& word) {
@@ -238,10 +242,12 @@ class ShmCommunicator final : public Communicator {
       if (word & kAbortBit) return WaitOutcome::kAborted;
       const Clock::duration waited = Clock::now() - start;
       if (waited >= timeout_) return WaitOutcome::kTimedOut;
-      if (waited < spin_time_) {
+      if (waited >= spin_time_) {
+        FutexWait(header_.release_word, word, timeout_ - waited);
+      } else if (waited < kPauseTime) {
         SpinPause();
       } else {
-        FutexWait(header_.release_word, word, timeout_ - waited);
+        sched_yield();
       }
     }
   }
