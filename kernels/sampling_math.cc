@@ -1,9 +1,10 @@
 #include "kernels/sampling_math.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <limits>
-#include <optional>
+#include <numeric>
 #include <utility>
 
 #include "config/base/check.h"
@@ -62,11 +63,11 @@ void SelectBest(std::span<const float> values, size_t n, std::vector<int32_t>& i
 
 void Mask(const SampleRow& row, std::span<float> logits, SamplingScratch& scratch) {
   if (!row.allowed_token_ids.empty()) {
-    scratch.probabilities.assign(logits.size(), kMinusInfinity);
+    scratch.weights.assign(logits.size(), kMinusInfinity);
     for (int32_t id : row.allowed_token_ids) {
-      if (InRange(id, logits)) scratch.probabilities[id] = logits[id];
+      if (InRange(id, logits)) scratch.weights[id] = logits[id];
     }
-    std::copy(scratch.probabilities.begin(), scratch.probabilities.end(), logits.begin());
+    std::copy(scratch.weights.begin(), scratch.weights.end(), logits.begin());
   }
   for (int32_t id : row.banned_token_ids) {
     if (InRange(id, logits)) logits[id] = kMinusInfinity;
@@ -100,7 +101,8 @@ int32_t LowestPermitted(const SampleRow& row, std::span<const float> logits) {
   return first == permitted.end() ? 0 : static_cast<int32_t>(first - permitted.begin());
 }
 
-/// Draws from weights [n] in their order: the first whose running sum passes u times their sum.
+/// Draws from weights [n], in order of token ids: the first whose running sum passes u times their
+/// sum.
 size_t Draw(std::span<const float> weights, double u) {
   double total = 0;
   for (float w : weights) total += w;
@@ -115,95 +117,77 @@ size_t Draw(std::span<const float> weights, double u) {
   return last;
 }
 
-/// How many of the sorted weights are needed for top_p of the total, or nothing if they do not
-/// suffice.
-std::optional<size_t> CountForTopP(std::span<const float> sorted, double needed) {
+/// Which tokens remain, as weights [n]: all of the vocabulary, or those of ids.
+struct Candidates {
+  std::span<float> weights;
+  std::span<const int32_t> ids;  // empty: weight i is token i's
+};
+
+// Weights in [0, 1] fall into buckets by exponent and 5 bits of mantissa.
+constexpr int kBuckets = 4096;
+int Bucket(float weight) { return static_cast<int>(std::bit_cast<uint32_t>(weight) >> 18); }
+
+/// Sets all weights to 0 but the fewest, largest ones that sum to `needed` or more. Adds up buckets
+/// and sorts only the one on the border: sorting the vocabulary would cost more than the rest of
+/// sampling.
+void KeepTopP(double needed, std::span<float> weights, SamplingScratch& scratch) {
+  std::vector<double>& sums = scratch.bucket_sums;
+  sums.assign(kBuckets, 0.0);
+  for (float w : weights) sums[Bucket(w)] += w;
   double sum = 0;
-  for (size_t i = 0; i < sorted.size(); ++i) {
-    sum += sorted[i];
-    if (sum >= needed) return i + 1;
+  int border = kBuckets - 1;
+  for (; border >= 0; --border) {
+    if (sums[border] > 0 && sum + sums[border] >= needed) break;
+    sum += sums[border];
   }
-  return std::nullopt;
+  if (border < 0) return;  // rounding: all are needed
+  std::vector<int32_t> on_border;
+  for (size_t i = 0; i < weights.size(); ++i) {
+    const int bucket = Bucket(weights[i]);
+    if (bucket == border) on_border.push_back(static_cast<int32_t>(i));
+    if (bucket < border) weights[i] = 0;
+  }
+  std::sort(on_border.begin(), on_border.end(), BestFirst(weights));
+  size_t kept = 0;
+  while (kept < on_border.size()) {
+    sum += weights[on_border[kept++]];
+    if (sum >= needed) break;
+  }
+  for (; kept < on_border.size(); ++kept) weights[on_border[kept]] = 0;
 }
 
-/// Replaces ids by the fewest most likely tokens that reach top_p of `total`; tries few tokens
-/// first, for sorting the whole vocabulary would cost more than the rest of sampling.
-void SelectTopP(std::span<const float> probabilities, double needed, std::vector<int32_t>& ids) {
-  std::vector<float> sorted;
-  const auto better = BestFirst(probabilities);
-  for (size_t n = 128;; n *= 8) {
-    if (n > 1024) {  // a heap no longer pays
-      ids.resize(probabilities.size());
-      for (size_t i = 0; i < ids.size(); ++i) ids[i] = static_cast<int32_t>(i);
-      if (n < ids.size()) {
-        std::nth_element(ids.begin(), ids.begin() + n, ids.end(), better);
-        ids.resize(n);
-      }
-      std::sort(ids.begin(), ids.end(), better);
-    } else {
-      SelectBest(probabilities, n, ids);
-    }
-    sorted.clear();
-    for (int32_t id : ids) sorted.push_back(probabilities[id]);
-    if (const auto count = CountForTopP(sorted, needed)) return ids.resize(*count);
-    if (n >= probabilities.size()) return;  // rounding: all of them
-  }
-}
-
-/// ids and probabilities of scratch: the top_k best tokens, then top-p of those.
-void SelectTopKThenP(const SampleRow& row, std::span<const float> logits,
-                     const SamplingLoops& loops, SamplingScratch& scratch) {
+/// The top_k best tokens by id, and their logits.
+Candidates SelectTopK(const SampleRow& row, std::span<const float> logits,
+                      SamplingScratch& scratch) {
   std::vector<int32_t>& ids = scratch.ids;
   if (row.top_k <= 1024) {
     SelectBest(logits, row.top_k, ids);
-  } else {
+  } else {  // a heap no longer pays
     ids.resize(logits.size());
-    for (size_t i = 0; i < ids.size(); ++i) ids[i] = static_cast<int32_t>(i);
-    const auto better = BestFirst(logits);
-    std::nth_element(ids.begin(), ids.begin() + row.top_k, ids.end(), better);
+    std::iota(ids.begin(), ids.end(), 0);
+    std::nth_element(ids.begin(), ids.begin() + row.top_k, ids.end(), BestFirst(logits));
     ids.resize(row.top_k);
-    std::sort(ids.begin(), ids.end(), better);
   }
-  std::vector<float>& p = scratch.probabilities;
-  p.clear();
-  for (int32_t id : ids) p.push_back(logits[id]);
-  const double total =
-      loops.exp_and_sum(p.data(), p[0], InverseTemperature(row), p.size(), p.data());
-  if (row.top_p >= 1.0f) return;
-  const size_t count = CountForTopP(p, row.top_p * total).value_or(p.size());
-  p.resize(count);
-  ids.resize(count);
-}
-
-/// ids and probabilities of scratch: all tokens, or those of top-p.
-void SelectFromAll(const SampleRow& row, std::span<float> logits, const SamplingLoops& loops,
-                   SamplingScratch& scratch) {
-  const float max = loops.max_value(logits.data(), logits.size());
-  std::vector<float>& p = scratch.probabilities;
-  p.clear();
-  const double total =
-      loops.exp_and_sum(logits.data(), max, InverseTemperature(row), logits.size(), logits.data());
-  if (row.top_p < 1.0f) {
-    SelectTopP(logits, row.top_p * total, scratch.ids);
-    for (int32_t id : scratch.ids) p.push_back(logits[id]);
-    return;
-  }
-  scratch.ids.clear();
-  p.assign(logits.begin(), logits.end());
+  std::sort(ids.begin(), ids.end());
+  scratch.weights.clear();
+  for (int32_t id : ids) scratch.weights.push_back(logits[id]);
+  return {.weights = scratch.weights, .ids = ids};
 }
 
 int32_t SampleToken(const SampleRow& row, std::span<float> logits, const SamplingLoops& loops,
                     SamplingScratch& scratch) {
   const bool limits_k = row.top_k > 0 && row.top_k < static_cast<int64_t>(logits.size());
-  if (limits_k) {
-    SelectTopKThenP(row, logits, loops, scratch);
-  } else {
-    SelectFromAll(row, logits, loops, scratch);
-  }
-  std::vector<float>& p = scratch.probabilities;
-  for (float& x : p) x = x < row.min_p ? 0.0f : x;  // the likeliest has 1
-  const size_t chosen = Draw(p, UniformForToken(row.seed, row.sequence_index, row.position));
-  return scratch.ids.empty() ? static_cast<int32_t>(chosen) : scratch.ids[chosen];
+  const Candidates candidates =
+      limits_k ? SelectTopK(row, logits, scratch) : Candidates{.weights = logits, .ids = {}};
+  float* w = candidates.weights.data();
+  const int64_t n = static_cast<int64_t>(candidates.weights.size());
+  const double total = loops.exp_and_sum(w, loops.max_value(w, n), InverseTemperature(row), n, w);
+  if (row.top_p < 1.0f) KeepTopP(row.top_p * total, candidates.weights, scratch);
+  const float min_weight = std::min(row.min_p, 1.0f);  // the likeliest has 1
+  for (int64_t i = 0; i < n; ++i) w[i] = w[i] < min_weight ? 0.0f : w[i];
+  const double u = UniformForToken(row.seed, row.sequence_index, row.position);
+  const size_t chosen = Draw(candidates.weights, u);
+  return limits_k ? candidates.ids[chosen] : static_cast<int32_t>(chosen);
 }
 
 int32_t Choose(const SampleRow& row, std::span<float> logits, const SamplingLoops& loops,
@@ -221,11 +205,11 @@ int32_t Choose(const SampleRow& row, std::span<float> logits, const SamplingLoop
 float KeepRawLogits(std::span<const float> logits, const SamplingLoops& loops,
                     SamplingScratch& scratch) {
   scratch.raw.assign(logits.begin(), logits.end());
-  scratch.probabilities.resize(logits.size());
+  scratch.weights.resize(logits.size());
   const float max = loops.max_value(logits.data(), logits.size());
   if (max == kMinusInfinity) return std::log(static_cast<float>(logits.size()));
   const double sum =
-      loops.exp_and_sum(logits.data(), max, 1.0f, logits.size(), scratch.probabilities.data());
+      loops.exp_and_sum(logits.data(), max, 1.0f, logits.size(), scratch.weights.data());
   return static_cast<float>(max + std::log(sum));
 }
 

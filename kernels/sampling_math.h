@@ -19,7 +19,8 @@ struct SamplingLoops {
 struct SamplingScratch {
   std::vector<float> raw;
   std::vector<int32_t> ids;
-  std::vector<float> probabilities;
+  std::vector<float> weights;
+  std::vector<double> bucket_sums;
 };
 
 /// Chooses one token. `logits` [num_valid_tokens] is clobbered.
