@@ -19,16 +19,20 @@ class MetricsSink;
 
 struct StepLoopOptions {
   int32_t max_model_len = 0;
-  int32_t max_tokens_per_step = 512;     // budget of one rank and step
-  int32_t max_sequences_per_step = 64;   // of one rank
+  int32_t max_tokens_per_step = 512;    // budget of one rank and step
+  int32_t max_sequences_per_step = 64;  // of one rank
   int32_t max_waiting_requests = 256;
   bool prefix_caching = true;
+  int32_t max_restart_attempts = 5;  // of the engine group, in a row; then the loop ends for good
+  absl::Duration restart_backoff =
+      absl::Milliseconds(250);  // before the second attempt; then doubled
 };
 
-/// The thread that owns the scheduler and the KV accounting: plan -> execute -> apply, until stopped.
+/// The thread that owns the scheduler and the KV accounting: plan -> execute -> apply, until
+/// stopped.
 ///
-/// Owned by the daemon. Submit, Cancel, stats and the drain calls may come from any thread; sinks are called
-/// from the loop's own thread.
+/// Owned by the daemon. Submit, Cancel, stats and the drain calls may come from any thread; sinks
+/// are called from the loop's own thread.
 class StepLoop {
  public:
   /// The references must outlive the loop. `metrics` may be null.
@@ -37,17 +41,20 @@ class StepLoop {
                                           MetricsSink* metrics, StepLoopOptions options);
   virtual ~StepLoop() = default;  // stops first
 
-  /// Starts the thread: it starts the engine group, then serves. Ready when stats().state is kServing.
+  /// Starts the thread: it starts the engine group, then serves. Ready when stats().state is
+  /// kServing.
   virtual void Start() = 0;
 
   /// Called from the loop's thread on every change of state. Set before Start().
   virtual void SetStateCallback(std::function<void(ServingState)> callback) = 0;
 
-  /// Queues the request. RESOURCE_EXHAUSTED when the queue is full, UNAVAILABLE while loading, recovering
-  /// without hope, or draining. After OK the sink gets events until a UsageEvent or OnError.
+  /// Queues the request. RESOURCE_EXHAUSTED when the queue is full, UNAVAILABLE while loading,
+  /// recovering without hope, or draining, INVALID_ARGUMENT when it can never fit in a rank's KV
+  /// memory. After OK the sink gets events until a UsageEvent or OnError.
   virtual absl::Status Submit(Request request, std::shared_ptr<RequestSink> sink) = 0;
 
-  /// Ends a request within one step and frees its blocks; its sink gets `reason` unless it has ended.
+  /// Ends a request within one step and frees its blocks; its sink gets `reason` unless it has
+  /// ended.
   virtual void Cancel(const std::string& request_id, const absl::Status& reason) = 0;
 
   /// No more requests are accepted from now on.

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <variant>
 #include <vector>
@@ -46,6 +47,14 @@ struct Request {
 
 enum class FinishReason : uint8_t { kStop, kLength };
 
+/// Why a sequence ends with the token it has just got.
+struct SequenceEnd {
+  FinishReason reason = FinishReason::kStop;
+  std::optional<int32_t> stop_token_id;  // for kStop: the eos or stop id that was sampled
+
+  bool operator==(const SequenceEnd&) const = default;
+};
+
 /// One generated token and what the client may ask to know about it.
 struct GeneratedToken {
   int32_t token_id = 0;
@@ -53,10 +62,14 @@ struct GeneratedToken {
   std::vector<TokenLogprob> top_logprobs;
 };
 
-/// What is new in one sequence since its last delta.
+/// What is new in one sequence since its last delta: at least one token.
 struct DeltaEvent {
   int32_t index = 0;
-  std::string text;                      // may lag behind the tokens
+  /// May lag behind the tokens, and is often empty: characters that are not complete and text that may
+  /// become a stop string are held back. Valid UTF-8.
+  std::string text;
+  /// Every token that was sampled, whatever the client asked to see: also an eos or a stop id, and those
+  /// of a stop string, none of which have text.
   std::vector<GeneratedToken> tokens;
 };
 

@@ -353,12 +353,12 @@ SequenceOutcome Scheduler::ApplyToken(Sequence& sequence, const SampledToken& to
   sequence.token_ids.push_back(token.token_id);
   if (request.sampling.UsesPenalties()) sequence.counter.AddOutput(token.token_id);
   SequenceOutcome outcome{.request = &request, .index = sequence.index, .token = token};
-  outcome.finish = FinishOf(sequence);
-  if (outcome.finish) End(sequence);
+  outcome.end = EndOf(sequence);
+  if (outcome.end) End(sequence);
   return outcome;
 }
 
-std::optional<SequenceOutcome::Finish> Scheduler::FinishOf(const Sequence& sequence) const {
+std::optional<SequenceEnd> Scheduler::EndOf(const Sequence& sequence) const {
   const StoppingParams& stopping = sequence.owner->request->stopping;
   const int32_t token = sequence.token_ids.back();
   const auto contains = [token](const std::vector<int32_t>& ids) {
@@ -366,10 +366,10 @@ std::optional<SequenceOutcome::Finish> Scheduler::FinishOf(const Sequence& seque
   };
   if ((!stopping.ignore_eos && contains(options_.eos_token_ids)) ||
       contains(stopping.stop_token_ids)) {
-    return SequenceOutcome::Finish{FinishReason::kStop, token};
+    return SequenceEnd{FinishReason::kStop, token};
   }
   if (sequence.num_generated() >= sequence.owner->max_tokens) {
-    return SequenceOutcome::Finish{FinishReason::kLength, std::nullopt};
+    return SequenceEnd{FinishReason::kLength, std::nullopt};
   }
   return std::nullopt;
 }

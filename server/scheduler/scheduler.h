@@ -15,6 +15,7 @@
 #include "engine/api/step.h"
 #include "server/kv/kv_block_manager.h"
 #include "server/request/request.h"
+#include "server/request/request_progress.h"
 #include "server/scheduler/scheduler_options.h"
 #include "server/scheduler/sequence.h"
 
@@ -30,14 +31,10 @@ struct PlannedStep {
 
 /// What a step did to one sequence: it got a token, and perhaps it ended.
 struct SequenceOutcome {
-  struct Finish {
-    FinishReason reason = FinishReason::kStop;
-    std::optional<int32_t> stop_token_id;  // for kStop: the eos or stop id that was sampled
-  };
   const Request* request = nullptr;  // as given to Add; valid until Remove
   int32_t index = 0;
   SampledToken token;
-  std::optional<Finish> finish;
+  std::optional<SequenceEnd> end;
 };
 
 struct RankUsage {
@@ -144,7 +141,7 @@ class Scheduler {
   absl::Status CheckResult(int32_t rank_index, const StepResult& result) const;
   void ApplyComputed(Rank& rank, const PlannedSlice& planned);
   SequenceOutcome ApplyToken(Sequence& sequence, const SampledToken& token);
-  std::optional<SequenceOutcome::Finish> FinishOf(const Sequence& sequence) const;
+  std::optional<SequenceEnd> EndOf(const Sequence& sequence) const;
   void End(Sequence& sequence);
   bool UsesPrefixCache(const Sequence& sequence) const;
 

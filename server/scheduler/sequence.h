@@ -5,21 +5,12 @@
 #include <tuple>
 #include <vector>
 
-#include "absl/time/time.h"
 #include "server/kv/kv_block_manager.h"
 #include "server/request/request.h"
+#include "server/request/request_progress.h"
 #include "server/scheduler/token_counter.h"
 
 namespace moed {
-
-/// What the scheduler has done for a request so far.
-struct RequestProgress {
-  absl::Time first_scheduled = absl::InfiniteFuture();  // infinite while it only waits
-  int32_t num_cached_tokens = 0;  // prompt tokens the first sequence found in the prefix cache
-  int32_t num_preemptions = 0;
-
-  bool started() const { return first_scheduled != absl::InfiniteFuture(); }
-};
 
 struct ScheduledRequest;
 

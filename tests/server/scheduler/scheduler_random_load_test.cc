@@ -139,7 +139,7 @@ class RandomLoad {
       EXPECT_FALSE(live.was_removed);
       EXPECT_EQ(output.num_finishes, 0) << "a token after the end";
       output.tokens.push_back(outcome.token.token_id);
-      output.num_finishes += outcome.finish ? 1 : 0;
+      output.num_finishes += outcome.end ? 1 : 0;
     }
   }
 

@@ -136,10 +136,10 @@ TEST_F(SchedulerTest, DecodesComeBeforePrefillsBeforeAdmissions) {
 TEST_F(SchedulerTest, ASequenceEndsAtMaxTokens) {
   const Request request = MakeRequest("a", Tokens(4), 2);
   Add(request);
-  EXPECT_FALSE(Step()[0].finish);
+  EXPECT_FALSE(Step()[0].end);
   const auto outcomes = Step();
-  ASSERT_TRUE(outcomes[0].finish);
-  EXPECT_EQ(outcomes[0].finish->reason, FinishReason::kLength);
+  ASSERT_TRUE(outcomes[0].end);
+  EXPECT_EQ(outcomes[0].end->reason, FinishReason::kLength);
   EXPECT_FALSE(scheduler_->HasWork());
   EXPECT_EQ(scheduler_->usage(0).num_free_blocks, 64);
 }
@@ -148,8 +148,8 @@ TEST_F(SchedulerTest, ASequenceEndsAtTheContextLength) {
   const Request request = MakeRequest("a", Tokens(126), 1000);
   Add(request);
   Step();
-  EXPECT_FALSE(Step()[0].finish);
-  EXPECT_EQ(Step()[0].finish->reason, FinishReason::kLength);
+  EXPECT_FALSE(Step()[0].end);
+  EXPECT_EQ(Step()[0].end->reason, FinishReason::kLength);
 }
 
 TEST_F(SchedulerTest, EosAndStopIdsEndASequenceUnlessEosIsIgnored) {
@@ -164,11 +164,11 @@ TEST_F(SchedulerTest, EosAndStopIdsEndASequenceUnlessEosIsIgnored) {
   Add(a), Add(b), Add(c);
   next_token_ = kEos;
   const auto outcomes = Step();
-  ASSERT_TRUE(outcomes[0].finish);
-  EXPECT_EQ(outcomes[0].finish->reason, FinishReason::kStop);
-  EXPECT_EQ(outcomes[0].finish->stop_token_id, kEos);
-  EXPECT_FALSE(outcomes[1].finish);
-  EXPECT_TRUE(outcomes[2].finish);
+  ASSERT_TRUE(outcomes[0].end);
+  EXPECT_EQ(outcomes[0].end->reason, FinishReason::kStop);
+  EXPECT_EQ(outcomes[0].end->stop_token_id, kEos);
+  EXPECT_FALSE(outcomes[1].end);
+  EXPECT_TRUE(outcomes[2].end);
 }
 
 TEST_F(SchedulerTest, StopIdsAreBannedUntilMinTokens) {
@@ -248,7 +248,7 @@ TEST_F(SchedulerTest, ABigRequestIsNotOvertakenBySmallOnes) {
     EXPECT_EQ(Plan()[0].size(), 1u);
     Apply();
   }
-  EXPECT_TRUE(Step()[0].finish);
+  EXPECT_TRUE(Step()[0].end);
   EXPECT_EQ(Plan()[0].count(2), 1u);
 }
 
