@@ -115,12 +115,14 @@ absl::Status RunEngineServer(const EngineServerOptions& options, EngineFactory f
   MOED_ASSIGN_OR_RETURN(const Wakeup wakeup,
                         WaitForWakeup(session_fd.get(), signal_fd.get(), options.parent_fd));
   if (wakeup == Wakeup::kParentGone) ::_exit(1);
-  // A finished session gets time to send its last message; one that still runs is cancelled. A step
-  // in progress is waited for, which the daemon bounds by SIGKILL.
-  const std::chrono::seconds grace(wakeup == Wakeup::kSessionEnd ? 1 : 0);
+  const absl::Status status = wakeup == Wakeup::kSignal ? absl::OkStatus() : session_end.status();
+  // A failed session gets time to tell the daemon why; one that still runs is cancelled. A step in
+  // progress is waited for, which the daemon bounds by SIGKILL.
+  const bool daemon_listens = !status.ok() && !absl::IsCancelled(status);
+  const std::chrono::seconds grace(daemon_listens ? 1 : 0);
   server->Shutdown(std::chrono::system_clock::now() + grace);
   server->Wait();
-  return wakeup == Wakeup::kSignal ? absl::OkStatus() : session_end.status();
+  return status;
 }
 
 }  // namespace moed
