@@ -14,7 +14,7 @@ constexpr int64_t kHugePage = int64_t{2} << 20;
 
 AlignedMemory AllocateAligned(int64_t bytes) {
   MOED_CHECK(bytes >= 0 && bytes <= INT64_MAX - kHugePage);
-  const int64_t alignment = bytes >= 2 * kHugePage ? kHugePage : kCacheLine;
+  const int64_t alignment = bytes >= kHugePage ? kHugePage : kCacheLine;
   const int64_t rounded = (bytes / alignment + 1) * alignment;
   AlignedMemory memory(std::aligned_alloc(alignment, rounded));
 #ifdef MADV_HUGEPAGE
