@@ -150,7 +150,8 @@ def randomize(net, generator):
     """Weights large enough that every feature shows in the logits."""
     embedding_std = 1.0 / getattr(net.config, "embedding_multiplier", 1.0)
     if net.config.tie_word_embeddings:
-        embedding_std *= 0.35  # else every token predicts itself
+        # Small beside what the layers add; else every token predicts itself.
+        embedding_std *= 0.35 * getattr(net.config, "residual_multiplier", 1.0)
     with torch.no_grad():
         for name, tensor in sorted(net.named_parameters()):
             noise = torch.randn(tensor.shape, generator=generator)
@@ -331,7 +332,7 @@ def make(name, entry):
     for i, length in enumerate(PROMPT_LENGTHS):
         prompt, tokens, gaps, logits = draw_case(runner, length, settings["vocab_size"], generator)
         tensors[f"prompt_{i}.logits"] = logits.contiguous()
-        expected.append(dict(prompt=prompt, greedy=tokens, gaps=[round(g, 6) for g in gaps]))
+        expected.append(dict(prompt=prompt, greedy=tokens, gaps=[float(f"{g:.6g}") for g in gaps]))
         print(f"  prompt {i}: logit std {logits.std():.3f}, {len(set(tokens))} distinct of"
               f" {len(tokens)} greedy tokens, smallest gap {min(gaps):.4f}")
     write_json(os.path.join(folder, "expected.json"), {"prompts": expected})
