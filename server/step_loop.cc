@@ -236,7 +236,9 @@ void StepLoopThread::TakeIn(StepLoopInbox::Contents contents) {
 absl::Status StepLoopThread::Step() {
   const absl::Time plan_start = absl::Now();
   std::optional<PlannedStep> step = live_.Plan(plan_start);
+  const absl::Duration plan_time = absl::Now() - plan_start;
   if (!step) return absl::OkStatus();
+  PublishLoad();  // who was planned waits no longer, however long the step takes
   const absl::Time step_start = absl::Now();
   MOED_ASSIGN_OR_RETURN(const std::vector<StepResult> results,
                         parts_.engines.Execute(std::move(step->plans)));
@@ -246,7 +248,7 @@ absl::Status StepLoopThread::Step() {
   num_losses_ = 0;
   RecordStep({.num_tokens = step->num_tokens,
               .num_prefill_tokens = step->num_prefill_tokens,
-              .plan_time = step_start - plan_start,
+              .plan_time = plan_time,
               .step_time = step_end - step_start,
               .inter_token_seconds = std::move(applied.inter_token_seconds),
               .results = &results});
