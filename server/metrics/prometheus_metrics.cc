@@ -309,6 +309,8 @@ void PrometheusMetrics::OnRpcHandled(const RpcOutcome& outcome) {
   Observe(families_->grpc_handling.Add(method, RequestBuckets()), outcome.duration);
 }
 
+void PrometheusMetrics::UpdateGauges(const ServerStats& stats) { families_->UpdateGauges(stats); }
+
 std::string PrometheusMetrics::Text() const {
   return prometheus::TextSerializer().Serialize(families_->registry.Collect());
 }

@@ -38,6 +38,9 @@ class PrometheusMetrics final : public MetricsSink, public RpcObserver {
   // RpcObserver
   void OnRpcHandled(const RpcOutcome& outcome) override;
 
+  /// Brings the gauges up to date, for a scrape while no step runs. Any thread.
+  void UpdateGauges(const ServerStats& stats);
+
   /// All metrics in Prometheus' text format.
   std::string Text() const;
 

@@ -1,0 +1,179 @@
+#include "server/rpc/generate_reactor.h"
+
+#include <utility>
+
+#include "absl/strings/escaping.h"
+#include "config/logging.h"
+
+namespace moed {
+namespace {
+
+constexpr RpcMethod kMethod = {"moed.v1.InferenceService", "Generate"};
+
+}  // namespace
+
+std::shared_ptr<GenerateReactor> GenerateReactor::Create(Params params) {
+  std::shared_ptr<GenerateReactor> reactor(new GenerateReactor(std::move(params)));
+  reactor->self_ = reactor;
+  return reactor;
+}
+
+GenerateReactor::GenerateReactor(Params params)
+    : params_(std::move(params)), pending_(params_.max_pending_bytes) {
+  params_.context.AddInitialMetadata("x-request-id", params_.request_id);
+}
+
+void GenerateReactor::Submit(Request request, const EventFormat& format) {
+  format_ = format;
+  v1::GenerateResponse accepted = AcceptedMessage(request);
+  const absl::Status status = params_.loop.Submit(std::move(request), shared_from_this());
+  if (!status.ok()) return Refuse(status);
+  {
+    absl::MutexLock lock(&mutex_);
+    accepted_ = std::move(accepted);
+    open_ = true;
+  }
+  Advance();
+}
+
+void GenerateReactor::Refuse(const absl::Status& status) {
+  {
+    absl::MutexLock lock(&mutex_);
+    end_ = status;
+    open_ = true;
+  }
+  Advance();
+}
+
+bool GenerateReactor::OnEvent(RequestEvent event) {
+  bool taken = false;
+  {
+    absl::MutexLock lock(&mutex_);
+    if (end_.has_value()) return true;
+    const auto* usage = std::get_if<UsageEvent>(&event);
+    if (usage != nullptr) usage_ = *usage;
+    const bool is_last = usage != nullptr;
+    taken = pending_.Push(std::move(event));
+    if (taken && is_last) end_ = absl::OkStatus();
+  }
+  if (!taken) CutOff();
+  Advance();
+  return taken;
+}
+
+void GenerateReactor::OnError(const absl::Status& status) {
+  {
+    absl::MutexLock lock(&mutex_);
+    if (!end_.has_value()) end_ = status;
+  }
+  Advance();
+}
+
+void GenerateReactor::OnWriteDone(bool ok) {
+  {
+    absl::MutexLock lock(&mutex_);
+    writing_ = false;
+  }
+  if (!ok) return AbandonAndCancel(absl::CancelledError("the client is gone"));
+  Advance();
+}
+
+void GenerateReactor::OnCancel() {
+  const bool late = absl::FromChrono(params_.context.deadline()) <= absl::Now();
+  AbandonAndCancel(late ? absl::DeadlineExceededError("the client's deadline has passed")
+                        : absl::CancelledError("the client cancelled or is gone"));
+}
+
+void GenerateReactor::OnDone() {
+  // The last reference must not die while it is a member of what it refers to.
+  const std::shared_ptr<GenerateReactor> self = std::move(self_);
+}
+
+bool GenerateReactor::Abandon(const absl::Status& status) {
+  pending_.Clear();
+  accepted_.reset();
+  if (end_.has_value()) return false;
+  end_ = status;
+  return true;
+}
+
+void GenerateReactor::AbandonAndCancel(const absl::Status& status) {
+  bool running = false;
+  {
+    absl::MutexLock lock(&mutex_);
+    running = Abandon(status);
+  }
+  if (running) params_.loop.Cancel(params_.request_id, status);
+  Advance();
+}
+
+// A write is stuck in flow control, and Finish would be stuck behind it: the stream is reset
+// instead.
+void GenerateReactor::CutOff() {
+  {
+    absl::MutexLock lock(&mutex_);
+    Abandon(absl::ResourceExhaustedError("the client reads too slowly and was cut off"));
+    cutting_off_ = true;
+  }
+  params_.context.TryCancel();
+  absl::MutexLock lock(&mutex_);
+  cutting_off_ = false;
+}
+
+GenerateReactor::Action GenerateReactor::TakeAction() {
+  if (!open_ || writing_ || cutting_off_ || finishing_) return std::monostate();
+  if (accepted_.has_value()) {
+    writing_ = true;
+    return *std::exchange(accepted_, std::nullopt);
+  }
+  if (std::optional<RequestEvent> event = pending_.Pop(); event.has_value()) {
+    writing_ = true;
+    return *std::move(event);
+  }
+  if (!end_.has_value()) return std::monostate();
+  finishing_ = true;
+  return *end_;
+}
+
+void GenerateReactor::Advance() {
+  Action action;
+  {
+    absl::MutexLock lock(&mutex_);
+    action = TakeAction();
+  }
+  if (auto* message = std::get_if<v1::GenerateResponse>(&action)) Write(std::move(*message));
+  if (auto* event = std::get_if<RequestEvent>(&action)) {
+    Write(ToMessage(*event, format_, params_.tokenizer));
+  }
+  if (auto* status = std::get_if<absl::Status>(&action)) FinishWith(*status);
+}
+
+void GenerateReactor::Write(v1::GenerateResponse message) {
+  message_ = std::move(message);
+  StartWrite(&message_);
+}
+
+void GenerateReactor::FinishWith(const absl::Status& status) {
+  Log(status);
+  params_.admission.CountHandled(kMethod, status.code(), params_.arrival);
+  Finish(ToGrpcStatus(status, params_.context));
+}
+
+void GenerateReactor::Log(const absl::Status& status) {
+  UsageEvent usage;
+  {
+    absl::MutexLock lock(&mutex_);
+    usage = usage_.value_or(UsageEvent{});
+  }
+  SPDLOG_INFO(
+      "event=request_done request_id={} client_request_id=\"{}\" code={} prompt_tokens={} "
+      "cached_tokens={} generated_tokens={} queue_ms={:.2f} ttft_ms={:.2f} total_ms={:.2f}{}",
+      params_.request_id, absl::CEscape(params_.client_request_id),
+      absl::StatusCodeToString(status.code()), usage.num_prompt_tokens, usage.num_cached_tokens,
+      usage.num_generated_tokens, absl::ToDoubleMilliseconds(usage.queue_time),
+      absl::ToDoubleMilliseconds(usage.time_to_first_token),
+      absl::ToDoubleMilliseconds(absl::Now() - params_.arrival),
+      status.ok() ? "" : " error=\"" + absl::CEscape(status.message()) + "\"");
+}
+
+}  // namespace moed

@@ -1,0 +1,160 @@
+#include "server/rpc/inference_service.h"
+
+#include <memory>
+#include <utility>
+
+#include "absl/random/random.h"
+#include "config/base/status_macros.h"
+#include "server/rpc/generate_reactor.h"
+#include "server/rpc/request_conversion.h"
+#include "server/rpc/status_conversion.h"
+#include "server/rpc/validate_request.h"
+
+namespace moed {
+namespace {
+
+constexpr absl::string_view kService = "moed.v1.InferenceService";
+
+absl::Status ToStatus(const FieldViolations& violations) {
+  return violations.empty() ? absl::OkStatus() : BadRequestError(violations);
+}
+
+// A message of proto3 has these as optional fields whose default is true.
+template <typename Message>
+EncodeOptions ToEncodeOptions(const Message& message) {
+  return {
+      .add_special_tokens = message.has_add_special_tokens() ? message.add_special_tokens() : true,
+      .parse_special_tokens =
+          message.has_parse_special_tokens() ? message.parse_special_tokens() : true};
+}
+
+absl::Time DeadlineOf(const grpc::CallbackServerContext& context) {
+  const auto deadline = context.deadline();
+  return deadline == decltype(deadline)::max() ? absl::InfiniteFuture()
+                                               : absl::FromChrono(deadline);
+}
+
+// What is held for one request may grow by the prompts that it asked to get back.
+int64_t MaxPendingBytes(const Request& request, int64_t max_pending_bytes) {
+  constexpr int64_t kEchoBytesPerToken = 64;
+  if (!request.output.echo) return max_pending_bytes;
+  return max_pending_bytes + kEchoBytesPerToken * request.num_sequences *
+                                 static_cast<int64_t>(request.prompt_token_ids.size());
+}
+
+}  // namespace
+
+grpc::ServerWriteReactor<v1::GenerateResponse>* InferenceService::Generate(
+    grpc::CallbackServerContext* context, const v1::GenerateRequest* request) {
+  const Call call = {
+      .request_id = request_ids_.Next(), .arrival = absl::Now(), .deadline = DeadlineOf(*context)};
+  absl::StatusOr<Request> prepared = Prepare(*context, *request, call);
+  auto reactor = GenerateReactor::Create(
+      {.context = *context,
+       .loop = params_.loop,
+       .tokenizer = params_.tokenizer,
+       .admission = params_.admission,
+       .max_pending_bytes = prepared.ok() ? MaxPendingBytes(*prepared, params_.max_pending_bytes)
+                                          : params_.max_pending_bytes,
+       .request_id = call.request_id,
+       .client_request_id = request->client_request_id().substr(0, 128),
+       .arrival = call.arrival});
+  if (prepared.ok()) {
+    reactor->Submit(*std::move(prepared),
+                    {.return_token_ids = request->response().return_token_ids(),
+                     .return_logprobs = request->response().has_logprobs()});
+  } else {
+    reactor->Refuse(prepared.status());
+  }
+  return reactor.get();
+}
+
+absl::StatusOr<Request> InferenceService::Prepare(const grpc::CallbackServerContext& context,
+                                                  const v1::GenerateRequest& message,
+                                                  const Call& call) const {
+  MOED_RETURN_IF_ERROR(params_.admission.Admit(context));
+  MOED_RETURN_IF_ERROR(CheckModelName(message.model(), params_.model));
+  MOED_RETURN_IF_ERROR(ToStatus(ValidateGenerateRequest(message, params_.model)));
+  MOED_ASSIGN_OR_RETURN(std::vector<int32_t> prompt_token_ids, PromptTokens(message));
+  absl::BitGen seeds;
+  return ToRequest(message, params_.model,
+                   {.id = call.request_id,
+                    .prompt_token_ids = std::move(prompt_token_ids),
+                    .random_seed = absl::Uniform<uint64_t>(seeds),
+                    .arrival = call.arrival,
+                    .deadline = call.deadline});
+}
+
+absl::StatusOr<std::vector<int32_t>> InferenceService::PromptTokens(
+    const v1::GenerateRequest& message) const {
+  if (message.has_token_ids()) {
+    const auto& ids = message.token_ids().ids();
+    return std::vector<int32_t>(ids.begin(), ids.end());
+  }
+  MOED_ASSIGN_OR_RETURN(std::vector<int32_t> ids,
+                        params_.tokenizer.Encode(message.text(), ToEncodeOptions(message)));
+  MOED_RETURN_IF_ERROR(
+      ToStatus(ValidatePromptLength(static_cast<int64_t>(ids.size()), params_.model)));
+  return ids;
+}
+
+grpc::ServerUnaryReactor* InferenceService::Tokenize(grpc::CallbackServerContext* context,
+                                                     const v1::TokenizeRequest* request,
+                                                     v1::TokenizeResponse* response) {
+  return params_.admission.RunUnary(*context, {kService, "Tokenize"},
+                                    [&] { return FillTokens(*request, *response); });
+}
+
+absl::Status InferenceService::FillTokens(const v1::TokenizeRequest& request,
+                                          v1::TokenizeResponse& response) const {
+  MOED_RETURN_IF_ERROR(ToStatus(ValidateTokenizeRequest(request, params_.model)));
+  MOED_ASSIGN_OR_RETURN(const std::vector<int32_t> ids,
+                        params_.tokenizer.Encode(request.text(), ToEncodeOptions(request)));
+  response.mutable_token_ids()->Add(ids.begin(), ids.end());
+  if (!request.return_pieces()) return absl::OkStatus();
+  for (const int32_t id : ids) response.add_pieces(params_.tokenizer.TokenBytes(id));
+  return absl::OkStatus();
+}
+
+grpc::ServerUnaryReactor* InferenceService::Detokenize(grpc::CallbackServerContext* context,
+                                                       const v1::DetokenizeRequest* request,
+                                                       v1::DetokenizeResponse* response) {
+  return params_.admission.RunUnary(*context, {kService, "Detokenize"},
+                                    [&] { return FillText(*request, *response); });
+}
+
+absl::Status InferenceService::FillText(const v1::DetokenizeRequest& request,
+                                        v1::DetokenizeResponse& response) const {
+  MOED_RETURN_IF_ERROR(ToStatus(ValidateDetokenizeRequest(request, params_.model)));
+  const DecodeOptions options = {.skip_special_tokens = request.has_skip_special_tokens()
+                                                            ? request.skip_special_tokens()
+                                                            : true};
+  response.set_text(params_.tokenizer.Decode(
+      {request.token_ids().data(), static_cast<size_t>(request.token_ids_size())}, options));
+  return absl::OkStatus();
+}
+
+grpc::ServerUnaryReactor* InferenceService::GetModel(grpc::CallbackServerContext* context,
+                                                     const v1::GetModelRequest*,
+                                                     v1::GetModelResponse* response) {
+  return params_.admission.RunUnary(*context, {kService, "GetModel"}, [&] {
+    const ServedModel& model = params_.model;
+    response->set_name(model.name);
+    response->set_architecture(model.config.architecture);
+    response->set_vocab_size(model.vocab_size);
+    response->set_max_model_len(model.max_model_len);
+    response->set_num_layers(static_cast<int32_t>(model.config.num_layers));
+    response->set_num_moe_layers(static_cast<int32_t>(model.config.num_moe_layers()));
+    response->set_num_experts(static_cast<int32_t>(model.config.num_experts));
+    response->set_top_k(static_cast<int32_t>(model.config.top_k));
+    response->set_hidden_size(static_cast<int32_t>(model.config.hidden_size));
+    for (const int32_t id : model.config.eos_token_ids) response->add_eos_token_ids(id);
+    if (model.config.bos_token_id) response->set_bos_token_id(*model.config.bos_token_id);
+    response->set_dtype(model.dtype);
+    response->set_kv_block_size(model.block_size);
+    response->set_server_version(model.server_version);
+    return absl::OkStatus();
+  });
+}
+
+}  // namespace moed

@@ -1,0 +1,66 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "moed/v1/inference.grpc.pb.h"
+#include "server/request/request.h"
+#include "server/rpc/admission.h"
+#include "server/rpc/request_ids.h"
+#include "server/rpc/served_model.h"
+#include "server/step_loop.h"
+#include "server/tokenizer/tokenizer.h"
+
+namespace moed {
+
+/// moed.v1.InferenceService: validates, tokenizes, hands requests to the step loop.
+///
+/// Owned by the RpcServer. Handlers run on gRPC's threads; all state is immutable or atomic.
+class InferenceService final : public v1::InferenceService::CallbackService {
+ public:
+  /// The references must outlive the service.
+  struct Params {
+    const ServedModel& model;
+    const Tokenizer& tokenizer;
+    StepLoop& loop;
+    const Admission& admission;
+    int64_t max_pending_bytes = 0;  // of one request
+    uint32_t random_prefix = 0;     // of request ids
+  };
+  explicit InferenceService(const Params& params)
+      : params_(params), request_ids_(params.random_prefix) {}
+
+  grpc::ServerWriteReactor<v1::GenerateResponse>* Generate(
+      grpc::CallbackServerContext* context, const v1::GenerateRequest* request) override;
+  grpc::ServerUnaryReactor* Tokenize(grpc::CallbackServerContext* context,
+                                     const v1::TokenizeRequest* request,
+                                     v1::TokenizeResponse* response) override;
+  grpc::ServerUnaryReactor* Detokenize(grpc::CallbackServerContext* context,
+                                       const v1::DetokenizeRequest* request,
+                                       v1::DetokenizeResponse* response) override;
+  grpc::ServerUnaryReactor* GetModel(grpc::CallbackServerContext* context,
+                                     const v1::GetModelRequest* request,
+                                     v1::GetModelResponse* response) override;
+
+ private:
+  struct Call {
+    std::string request_id;
+    absl::Time arrival;
+    absl::Time deadline;
+  };
+  absl::StatusOr<Request> Prepare(const grpc::CallbackServerContext& context,
+                                  const v1::GenerateRequest& message, const Call& call) const;
+  absl::StatusOr<std::vector<int32_t>> PromptTokens(const v1::GenerateRequest& message) const;
+  absl::Status FillTokens(const v1::TokenizeRequest& request, v1::TokenizeResponse& response) const;
+  absl::Status FillText(const v1::DetokenizeRequest& request,
+                        v1::DetokenizeResponse& response) const;
+
+  const Params params_;
+  RequestIds request_ids_;
+};
+
+}  // namespace moed

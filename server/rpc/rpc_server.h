@@ -1,0 +1,67 @@
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "engine/api/expert_placement.h"
+#include "server/auth/token_authenticator.h"
+#include "server/metrics/rpc_observer.h"
+#include "server/metrics/server_stats.h"
+#include "server/rpc/rank_view.h"
+#include "server/rpc/served_model.h"
+#include "server/step_loop.h"
+#include "server/tokenizer/tokenizer.h"
+
+namespace moed {
+
+/// The gRPC server with all its services, behind a door without gRPC.
+///
+/// Owned by the daemon and destroyed before what it refers to. All calls may come from any thread.
+class RpcServer {
+ public:
+  /// References and pointers must outlive the server.
+  struct Params {
+    std::string listen;  // "HOST:PORT", port 0 for any; or "unix:PATH"
+    const ServedModel& model;
+    const Tokenizer& tokenizer;
+    const ExpertPlacement& placement;
+    StepLoop& loop;
+    const TokenAuthenticator* authenticator = nullptr;  // null: everyone is let in
+    RpcObserver* observer = nullptr;                    // may be null
+    std::function<std::vector<RankView>()> ranks;       // called from any thread
+    int64_t max_pending_bytes = 4 << 20;                // of one request
+    absl::Duration drain_timeout;
+    absl::Time started;
+    uint32_t random_prefix = 0;  // of request ids
+  };
+
+  /// Listens and answers at once; health says NOT_SERVING until SetServingState(kServing).
+  /// UNAVAILABLE when it cannot listen there.
+  static absl::StatusOr<std::unique_ptr<RpcServer>> Start(Params params);
+
+  /// Ends whatever is still going on.
+  ~RpcServer();
+
+  /// Where it listens, with the actual port.
+  const std::string& address() const;
+
+  /// What the health service answers for "" and both services.
+  void SetServingState(ServingState state);
+
+  /// Stops listening, gives calls in progress until `grace` from now, then cancels them. Blocks
+  /// until all are gone.
+  void Shutdown(absl::Duration grace);
+
+ private:
+  struct Parts;  // holds everything that includes gRPC
+
+  explicit RpcServer(std::unique_ptr<Parts> parts);
+
+  const std::unique_ptr<Parts> parts_;
+};
+
+}  // namespace moed
