@@ -1,6 +1,5 @@
 #include "engine/runtime/engine_group.h"
 
-#include <functional>
 #include <thread>
 #include <utility>
 
@@ -13,21 +12,19 @@
 
 namespace moed {
 
-/// One engine and the thread that makes it, calls it and destroys it. Owned by the group; Start and
-/// Wait are called from the group's thread, in turn.
-class EngineGroup::Rank {
+/// Runs one job at a time. Owned by the group; Start and Wait are called from the group's thread,
+/// in turn.
+class EngineGroup::RankThread {
  public:
-  Rank() : thread_([this] { Loop(); }) {}
-  ~Rank() {
+  RankThread() : thread_([this] { Loop(); }) {}
+  ~RankThread() {
     Start([this] {
-      engine.reset();
       absl::MutexLock lock(&mutex_);
       stopping_ = true;
     });
     thread_.join();
   }
 
-  /// Runs `job` on the rank's thread.
   void Start(std::function<void()> job) {
     absl::MutexLock lock(&mutex_);
     job_ = std::move(job);
@@ -36,12 +33,8 @@ class EngineGroup::Rank {
   /// Returns when the job is done; what it wrote is visible then.
   void Wait() {
     absl::MutexLock lock(&mutex_);
-    mutex_.Await(absl::Condition(this, &Rank::Idle));
+    mutex_.Await(absl::Condition(this, &RankThread::Idle));
   }
-
-  std::unique_ptr<Engine> engine;     // written by jobs only
-  absl::StatusOr<StepResult> result;  // of the last step; written by jobs only
-  absl::Status created;               // of the creation; written by jobs only
 
  private:
   bool Idle() const ABSL_SHARED_LOCKS_REQUIRED(mutex_) { return job_ == nullptr; }
@@ -52,7 +45,7 @@ class EngineGroup::Rank {
       std::function<void()> job;
       {
         absl::MutexLock lock(&mutex_);
-        mutex_.Await(absl::Condition(this, &Rank::HasJob));
+        mutex_.Await(absl::Condition(this, &RankThread::HasJob));
         job = job_;
       }
       job();
@@ -114,8 +107,23 @@ absl::Status CheckRanks(const EngineGroupOptions& options) {
 
 }  // namespace
 
-EngineGroup::EngineGroup() = default;
-EngineGroup::~EngineGroup() = default;
+EngineGroup::EngineGroup(int32_t num_ranks) : engines_(num_ranks) {
+  for (int32_t rank = 1; rank < num_ranks; ++rank) {
+    threads_.push_back(std::make_unique<RankThread>());
+  }
+}
+
+EngineGroup::~EngineGroup() {
+  RunOnAllRanks([this](int32_t rank) { engines_[rank].reset(); });
+}
+
+void EngineGroup::RunOnAllRanks(const std::function<void(int32_t rank)>& job) {
+  for (int32_t rank = 1; rank < num_ranks(); ++rank) {
+    threads_[rank - 1]->Start([&job, rank] { job(rank); });
+  }
+  job(0);
+  for (const std::unique_ptr<RankThread>& thread : threads_) thread->Wait();
+}
 
 absl::StatusOr<std::unique_ptr<EngineGroup>> EngineGroup::Create(
     const EngineGroupOptions& options) {
@@ -129,42 +137,34 @@ absl::StatusOr<std::unique_ptr<EngineGroup>> EngineGroup::Create(
     MOED_ASSIGN_OR_RETURN(segment, CreateShmSegment(num_ranks, max_bytes));
   }
 
-  std::unique_ptr<EngineGroup> group(new EngineGroup());
-  for (int32_t r = 0; r < num_ranks; ++r) group->ranks_.push_back(std::make_unique<Rank>());
-  for (int32_t r = 0; r < num_ranks; ++r) {
-    Rank* rank = group->ranks_[r].get();
-    const RankRecipe recipe = {&options, r, segment.get(), max_bytes};
-    rank->Start([rank, recipe] {
-      absl::StatusOr<std::unique_ptr<Engine>> engine = MakeEngine(recipe);
-      rank->created = engine.status();
-      if (engine.ok()) rank->engine = *std::move(engine);
-    });
-  }
-  for (const std::unique_ptr<Rank>& rank : group->ranks_) rank->Wait();
-  for (const std::unique_ptr<Rank>& rank : group->ranks_) MOED_RETURN_IF_ERROR(rank->created);
+  std::unique_ptr<EngineGroup> group(new EngineGroup(num_ranks));
+  std::vector<absl::Status> statuses(num_ranks);
+  group->RunOnAllRanks([&](int32_t rank) {
+    auto engine = MakeEngine({&options, rank, segment.get(), max_bytes});
+    statuses[rank] = engine.status();
+    if (engine.ok()) group->engines_[rank] = *std::move(engine);
+  });
+  for (const absl::Status& status : statuses) MOED_RETURN_IF_ERROR(status);
   return group;
 }
 
-int32_t EngineGroup::num_ranks() const { return static_cast<int32_t>(ranks_.size()); }
+int32_t EngineGroup::num_ranks() const { return static_cast<int32_t>(engines_.size()); }
 
-const EngineInfo& EngineGroup::info(int32_t rank) const { return ranks_[rank]->engine->info(); }
+const EngineInfo& EngineGroup::info(int32_t rank) const { return engines_[rank]->info(); }
 
 absl::StatusOr<std::vector<StepResult>> EngineGroup::Execute(std::span<const StepPlan> plans) {
-  if (plans.size() != ranks_.size()) {
+  if (plans.size() != engines_.size()) {
     return absl::InvalidArgumentError(
-        absl::StrCat("engine group: ", plans.size(), " plans for ", ranks_.size(), " ranks"));
+        absl::StrCat("engine group: ", plans.size(), " plans for ", engines_.size(), " ranks"));
   }
-  for (size_t r = 0; r < ranks_.size(); ++r) {
-    Rank* rank = ranks_[r].get();
-    rank->Start([rank, plan = &plans[r]] { rank->result = rank->engine->Execute(*plan); });
+  std::vector<absl::StatusOr<StepResult>> results(plans.size());
+  RunOnAllRanks([&](int32_t rank) { results[rank] = engines_[rank]->Execute(plans[rank]); });
+  std::vector<StepResult> values;
+  for (absl::StatusOr<StepResult>& result : results) {
+    MOED_RETURN_IF_ERROR(result.status());
+    values.push_back(*std::move(result));
   }
-  for (const std::unique_ptr<Rank>& rank : ranks_) rank->Wait();
-  std::vector<StepResult> results;
-  for (const std::unique_ptr<Rank>& rank : ranks_) {
-    MOED_RETURN_IF_ERROR(rank->result.status());
-    results.push_back(*std::move(rank->result));
-  }
-  return results;
+  return values;
 }
 
 }  // namespace moed

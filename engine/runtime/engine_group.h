@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <vector>
@@ -28,7 +29,8 @@ struct EngineGroupOptions {
 /// All ranks of one model as threads of this process, over the shared-memory transport: the same
 /// engines and the same exchange as between processes, for benchmarks and tests.
 ///
-/// Used from one thread. Every engine lives on a thread of its own.
+/// Used from one thread, which is the thread of rank 0's engine; every other engine has a thread of
+/// its own.
 class EngineGroup {
  public:
   /// Loads all ranks at the same time. The first error in rank order, if any.
@@ -46,10 +48,14 @@ class EngineGroup {
   absl::StatusOr<std::vector<StepResult>> Execute(std::span<const StepPlan> plans);
 
  private:
-  class Rank;
-  EngineGroup();
+  class RankThread;
+  explicit EngineGroup(int32_t num_ranks);
 
-  std::vector<std::unique_ptr<Rank>> ranks_;
+  /// Calls job(rank) for every rank at the same time, each on its rank's thread.
+  void RunOnAllRanks(const std::function<void(int32_t rank)>& job);
+
+  std::vector<std::unique_ptr<Engine>> engines_;      // [num_ranks]
+  std::vector<std::unique_ptr<RankThread>> threads_;  // [num_ranks - 1] of ranks 1, 2, ...
 };
 
 }  // namespace moed

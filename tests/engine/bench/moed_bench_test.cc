@@ -48,8 +48,11 @@ class MoedBenchTest : public ::testing::Test {
   }
 
   std::string DummyFlags() const {
-    return "--config-json " + config_path_ +
-           " --load-format dummy --prompt 20 --generate 3 --repetitions 2 ";
+    return ModelFlags() + "--prompt 20 --generate 3 --repetitions 2 ";
+  }
+
+  std::string ModelFlags() const {
+    return "--config-json " + config_path_ + " --load-format dummy ";
   }
 
   std::string config_path_;
@@ -88,7 +91,7 @@ TEST_F(MoedBenchTest, ExitsWith2OnWrongUsage) {
   EXPECT_EQ(Run("--no-such-flag").exit_code, 2);
   EXPECT_EQ(Run("").exit_code, 2);
   EXPECT_EQ(Run("--config-json " + config_path_).exit_code, 2);
-  const Output too_long = Run(DummyFlags() + "--generate 200");
+  const Output too_long = Run(ModelFlags() + "--prompt 20 --generate 200");
   EXPECT_EQ(too_long.exit_code, 2);
   EXPECT_THAT(too_long.text, HasSubstr("128 positions"));
 }

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <filesystem>
+#include <ostream>
 #include <random>
 #include <string>
 #include <utility>
@@ -81,6 +82,8 @@ struct Circumstances {
   uint64_t seed = 1;
 };
 
+void PrintTo(const Model& model, std::ostream* out) { *out << model.name; }
+
 std::vector<Model> Models() {
   std::vector<Model> models = {{"TinyF32", "", DType::kF32, ""},
                                {"TinyBf16", "", DType::kBF16, ""},
@@ -98,7 +101,7 @@ std::vector<Model> Models() {
   return models;
 }
 
-std::vector<Circumstances> AllCircumstances() {
+std::vector<Circumstances> ChosenCircumstances() {
   using K = PlacementKind;
   return {
       {.name = "InOneBatch"},
@@ -142,6 +145,29 @@ std::vector<Circumstances> AllCircumstances() {
        .preempted = true,
        .seed = 14},
   };
+}
+
+/// Circumstances drawn by chance, every kind of them together.
+Circumstances RandomCircumstances(uint64_t seed) {
+  std::mt19937_64 rng(seed);
+  const int32_t chunks[] = {1, 7, 64, 1 << 20};
+  const PlacementKind placements[] = {PlacementKind::kLinear, PlacementKind::kRoundRobin,
+                                      PlacementKind::kShuffled, PlacementKind::kReplicated};
+  Circumstances c = {.name = absl::StrCat("Random", seed),
+                     .num_ranks = 1 + static_cast<int32_t>(rng() % 4),
+                     .placement = placements[rng() % 4],
+                     .chunk = chunks[rng() % 4],
+                     .num_threads = 1 + static_cast<int32_t>(rng() % 2),
+                     .batch = 1 + static_cast<int32_t>(rng() % kNumSequences),
+                     .max_first_step = static_cast<int32_t>(rng() % 12),
+                     .preempted = rng() % 2 == 0,
+                     .seed = seed};
+  // Sequences that share a prefix must be in one batch.
+  if (rng() % 2 == 0) {
+    c.batch = kNumSequences;
+    c.cached_prefix = true;
+  }
+  return c;
 }
 
 class InvarianceTest : public ::testing::TestWithParam<Model> {
@@ -250,7 +276,9 @@ TEST_P(InvarianceTest, TokensAndLogprobsDoNotDependOnCircumstances) {
   Outputs expected = Alone();
   ASSERT_EQ(expected.size(), workload_.size());
   ForgetSequenceIds(expected);
-  for (const Circumstances& circumstances : AllCircumstances()) {
+  std::vector<Circumstances> all = ChosenCircumstances();
+  for (uint64_t seed = 100; seed < 108; ++seed) all.push_back(RandomCircumstances(seed));
+  for (const Circumstances& circumstances : all) {
     SCOPED_TRACE(circumstances.name);
     Outputs actual = Under(circumstances);
     ASSERT_EQ(actual.size(), expected.size());
