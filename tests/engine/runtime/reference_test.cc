@@ -166,23 +166,37 @@ class ReferenceTest : public ::testing::TestWithParam<Case> {
   std::unique_ptr<BareModel> model_;
 };
 
-TEST_P(ReferenceTest, LogitsAndGreedyTokensAreThoseOfTransformers) {
-  size_t num_compared = 0;
+TEST_P(ReferenceTest, LogitsOfPromptsAreThoseOfTransformers) {
   for (const ExpectedPrompt& prompt : expected_) {
-    SCOPED_TRACE(absl::StrCat("prompt of ", prompt.prompt.size(), " tokens"));
     const std::vector<float> logits = PromptLogits(prompt);
     ASSERT_FALSE(logits.empty());
-    const Error error = Compare(logits, prompt.logits);
-    EXPECT_LE(error.relative_l2, tolerance());
-    const std::vector<int32_t> choices = GreedyChoices(prompt, logits);
-    ASSERT_EQ(choices.size(), prompt.greedy.size());
-    for (size_t i = 0; i < choices.size(); ++i) {
-      if (GetParam().dtype != DType::kF32 && prompt.gaps[i] <= 4 * error.max_abs) continue;
-      EXPECT_EQ(choices[i], prompt.greedy[i]) << "generated token " << i;
+    EXPECT_LE(Compare(logits, prompt.logits).relative_l2, tolerance())
+        << "prompt of " << prompt.prompt.size() << " tokens";
+  }
+}
+
+/// In float32 every token; in bf16 those whose lead over the second best exceeds four times the
+/// largest error of a logit in the model's prompts.
+TEST_P(ReferenceTest, GreedyTokensAreThoseOfTransformers) {
+  std::vector<std::vector<int32_t>> choices;
+  double largest_error = 0;
+  for (const ExpectedPrompt& prompt : expected_) {
+    const std::vector<float> logits = PromptLogits(prompt);
+    ASSERT_FALSE(logits.empty());
+    largest_error = std::max(largest_error, Compare(logits, prompt.logits).max_abs);
+    choices.push_back(GreedyChoices(prompt, logits));
+    ASSERT_EQ(choices.back().size(), prompt.greedy.size());
+  }
+  const double clear_lead = GetParam().dtype == DType::kF32 ? 0 : 4 * largest_error;
+  size_t num_compared = 0;
+  for (size_t p = 0; p < expected_.size(); ++p) {
+    for (size_t i = 0; i < choices[p].size(); ++i) {
+      if (expected_[p].gaps[i] <= clear_lead) continue;
+      EXPECT_EQ(choices[p][i], expected_[p].greedy[i]) << "prompt " << p << ", token " << i;
       ++num_compared;
     }
   }
-  EXPECT_GT(num_compared, 24u) << "too few tokens with a clear winner";
+  EXPECT_GE(num_compared, GetParam().dtype == DType::kF32 ? 72u : 12u);
 }
 
 /// In float32 every position is as close as the whole: no single row hides behind the others.
