@@ -1,6 +1,7 @@
 #include "server/tokenizer/bpe_model.h"
 
 #include <algorithm>
+#include <functional>
 #include <utility>
 
 #include "absl/strings/str_format.h"
@@ -111,11 +112,6 @@ void BpeModel::Encode(std::string_view word, Scratch& scratch, std::vector<int32
   }
 }
 
-const BpeModel::MergeRule* BpeModel::FindMerge(int32_t left, int32_t right) const {
-  const auto it = merges_.find(PairKey(left, right));
-  return it == merges_.end() ? nullptr : &it->second;
-}
-
 std::optional<int32_t> BpeModel::CharacterId(std::string_view character) const {
   size_t pos = 0;
   const char32_t c = unicode::NextCodePoint(character, pos);
@@ -133,7 +129,7 @@ bool BpeModel::AppendByteTokens(std::string_view character, std::vector<Symbol>&
   for (const char byte : character) {
     if (token(byte) == kNone) return false;
   }
-  for (const char byte : character) symbols.push_back({token(byte), 0, 0, false});
+  for (const char byte : character) symbols.push_back({token(byte)});
   return true;
 }
 
@@ -141,7 +137,7 @@ void BpeModel::SplitCharacters(std::string_view word, std::vector<Symbol>& symbo
   symbols.clear();
   bool unk_pending = false;  // an unknown stretch waits for its end, to be fused
   const auto flush_unk = [&] {
-    if (unk_pending) symbols.push_back({*unk_id_, 0, 0, false});
+    if (unk_pending) symbols.push_back({*unk_id_});
     unk_pending = false;
   };
   for (size_t pos = 0; pos < word.size();) {
@@ -149,7 +145,7 @@ void BpeModel::SplitCharacters(std::string_view word, std::vector<Symbol>& symbo
     pos += character.size();
     if (const std::optional<int32_t> id = CharacterId(character)) {
       flush_unk();
-      symbols.push_back({*id, 0, 0, false});
+      symbols.push_back({*id});
     } else if (!AppendByteTokens(character, symbols) && unk_id_) {
       if (!fuse_unk_) flush_unk();
       unk_pending = true;
@@ -163,49 +159,49 @@ void BpeModel::SplitCharacters(std::string_view word, std::vector<Symbol>& symbo
   }
 }
 
-void BpeModel::PushCandidate(int32_t left, Scratch& scratch) const {
-  const Symbol& symbol = scratch.symbols_[left];
-  if (symbol.next == kNone) return;
-  const MergeRule* rule = FindMerge(symbol.id, scratch.symbols_[symbol.next].id);
-  if (rule) scratch.heap_.push_back({rule->rank, left, rule->new_id});
+/// Looks up how `left` and its next symbol merge; appends it to the heap's vector if they do.
+bool BpeModel::FindCandidate(int32_t left, Scratch& scratch) const {
+  Symbol& symbol = scratch.symbols_[left];
+  symbol.merge.rank = kNone;
+  if (symbol.next == kNone) return false;
+  const auto it = merges_.find(PairKey(symbol.id, scratch.symbols_[symbol.next].id));
+  if (it == merges_.end()) return false;
+  symbol.merge = it->second;
+  scratch.heap_.push_back(PairKey(symbol.merge.rank, left));
+  return true;
 }
 
 void BpeModel::MergeAll(Scratch& scratch) const {
-  std::vector<Candidate>& heap = scratch.heap_;
+  std::vector<uint64_t>& heap = scratch.heap_;
   heap.clear();
   const int32_t count = static_cast<int32_t>(scratch.symbols_.size());
-  for (int32_t i = 0; i < count; ++i) PushCandidate(i, scratch);
-  std::make_heap(heap.begin(), heap.end());
+  for (int32_t i = 0; i < count; ++i) FindCandidate(i, scratch);
+  std::make_heap(heap.begin(), heap.end(), std::greater<>());
   while (!heap.empty()) {
-    std::pop_heap(heap.begin(), heap.end());
-    const Candidate candidate = heap.back();
+    std::pop_heap(heap.begin(), heap.end(), std::greater<>());
+    const uint64_t candidate = heap.back();
     heap.pop_back();
     MergeAt(candidate, scratch);
   }
 }
 
-void BpeModel::MergeAt(const Candidate& candidate, Scratch& scratch) const {
+void BpeModel::MergeAt(uint64_t candidate, Scratch& scratch) const {
   std::vector<Symbol>& symbols = scratch.symbols_;
-  Symbol& left = symbols[candidate.left];
-  if (left.merged_away || left.next == kNone) return;
+  const int32_t index = static_cast<int32_t>(candidate & 0xFFFFFFFF);
+  Symbol& left = symbols[index];
+  const bool is_stale =
+      left.merged_away || left.merge.rank != static_cast<int32_t>(candidate >> 32);
+  if (is_stale) return;
   Symbol& right = symbols[left.next];
-  // The candidate is stale when a neighbour has changed since; the reference implementation, too,
-  // only compares what the merge would make.
-  const MergeRule* rule = FindMerge(left.id, right.id);
-  if (!rule || rule->new_id != candidate.new_id) return;
-  left.id = rule->new_id;
+  left.id = left.merge.new_id;
   right.merged_away = true;
   left.next = right.next;
-  if (left.next != kNone) symbols[left.next].previous = candidate.left;
-  const auto push = [&](int32_t index) {
-    const size_t before = scratch.heap_.size();
-    PushCandidate(index, scratch);
-    if (scratch.heap_.size() != before) {
-      std::push_heap(scratch.heap_.begin(), scratch.heap_.end());
+  if (left.next != kNone) symbols[left.next].previous = index;
+  for (const int32_t changed : {left.previous, index}) {
+    if (changed != kNone && FindCandidate(changed, scratch)) {
+      std::push_heap(scratch.heap_.begin(), scratch.heap_.end(), std::greater<>());
     }
-  };
-  if (left.previous != kNone) push(left.previous);
-  push(candidate.left);
+  }
 }
 
 }  // namespace moed

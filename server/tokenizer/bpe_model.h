@@ -42,19 +42,17 @@ class BpeModel {
     int32_t new_id;
   };
   struct Symbol;
-  struct Candidate;
 
   absl::Status ReadOptions(const JsonReader& model, const Vocabulary& vocabulary);
   absl::Status AddMerges(const TokenizerFile& file, const Vocabulary& vocabulary);
   void AddCharacters(const TokenizerFile& file);
 
-  const MergeRule* FindMerge(int32_t left, int32_t right) const;
   std::optional<int32_t> CharacterId(std::string_view character) const;
   void SplitCharacters(std::string_view word, std::vector<Symbol>& symbols) const;
   bool AppendByteTokens(std::string_view character, std::vector<Symbol>& symbols) const;
   void MergeAll(Scratch& scratch) const;
-  void MergeAt(const Candidate& candidate, Scratch& scratch) const;
-  void PushCandidate(int32_t left, Scratch& scratch) const;
+  void MergeAt(uint64_t candidate, Scratch& scratch) const;
+  bool FindCandidate(int32_t left, Scratch& scratch) const;
 
   absl::flat_hash_map<uint64_t, MergeRule> merges_;        // by left id << 32 | right id
   absl::flat_hash_map<char32_t, int32_t> characters_;      // tokens of one character
@@ -65,22 +63,13 @@ class BpeModel {
   bool fuse_unk_ = false;
 };
 
+/// A token of the word, in a linked list of neighbours.
 struct BpeModel::Symbol {
   int32_t id;
-  int32_t previous;  // index of the neighbour, -1 if none
-  int32_t next;
-  bool merged_away;
-};
-
-struct BpeModel::Candidate {
-  int32_t rank;
-  int32_t left;  // index of the left symbol
-  int32_t new_id;
-
-  /// The best candidate is the largest, as the standard heap wants it.
-  bool operator<(const Candidate& other) const {
-    return rank != other.rank ? rank > other.rank : left > other.left;
-  }
+  int32_t previous = 0;  // index of the neighbour, -1 if none
+  int32_t next = 0;
+  MergeRule merge = {};  // with the next symbol; rank -1 if they do not merge
+  bool merged_away = false;
 };
 
 class BpeModel::Scratch {
@@ -88,7 +77,8 @@ class BpeModel::Scratch {
   friend class BpeModel;
 
   std::vector<Symbol> symbols_;
-  std::vector<Candidate> heap_;
+  /// Merges to make, the next one first: rank << 32 | index of the left symbol.
+  std::vector<uint64_t> heap_;
 };
 
 }  // namespace moed

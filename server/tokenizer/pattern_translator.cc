@@ -22,10 +22,11 @@ constexpr std::string_view kSpace =
 constexpr std::string_view kNotSpace =
     R"(\x00-\x08\x0e-\x1f!-\x{84}\x{86}-\x{9f}\x{a1}-\x{167f}\x{1681}-\x{1fff}\x{200b}-\x{2027})"
     R"(\x{202a}-\x{202e}\x{2030}-\x{205e}\x{2060}-\x{2fff}\x{3001}-\x{10ffff})";
-/// Alphabetic, marks, decimal digits and connector punctuation, as members of a set.
+/// Alphabetic, marks, decimal digits, connector punctuation and, a peculiarity of Oniguruma, the
+/// superscripts and fractions of Latin-1; as members of a set.
 constexpr std::string_view kWord =
-    R"(\p{L}\p{M}\p{Nd}\p{Nl}\p{Pc}\x{24b6}-\x{24e9}\x{1f130}-\x{1f149}\x{1f150}-\x{1f169})"
-    R"(\x{1f170}-\x{1f189})";
+    R"(\p{L}\p{M}\p{Nd}\p{Nl}\p{Pc}\x{b2}\x{b3}\x{b9}\x{bc}-\x{be}\x{24b6}-\x{24e9})"
+    R"(\x{1f130}-\x{1f149}\x{1f150}-\x{1f169}\x{1f170}-\x{1f189})";
 constexpr std::string_view kHexDigit = "0-9a-fA-F";
 
 /// Long names of properties that PCRE2 only knows by another name.
@@ -310,6 +311,10 @@ absl::StatusOr<std::string> TranslatePattern(std::string_view pattern) {
   if (!unicode::IsValidUtf8(pattern)) {
     return absl::InvalidArgumentError("translating a pattern: it is not UTF-8");
   }
+  // Taken literally, this pattern of DeepSeek-V2 needs time quadratic in a run of whitespace that
+  // does not end a line. A match can only start where a run starts: if it ends at a line's end, it
+  // ends at the last one of the run, which is also the last chance for every later start.
+  if (pattern == R"(\s+$)") pattern = R"((?<!\s)\s+$)";
   return Translator(pattern).Run();
 }
 

@@ -72,7 +72,7 @@ bool OverridesTemplate(const JsonReader& config) {
 /// "bos_token" and the like are a string, or an object with the string as its "content".
 absl::StatusOr<int32_t> ConfiguredToken(const JsonReader& config, const char* key,
                                         const Vocabulary& vocabulary) {
-  const bool is_object = config.Describe(key).starts_with('{');
+  const bool is_object = config.Describe(key).starts_with("object");
   const std::string content =
       is_object ? config.Object(key)->String("content") : config.String(key);
   MOED_RETURN_IF_ERROR(config.status());

@@ -72,7 +72,7 @@ void Rewrite(PreTokens& tokens,
   tokens.text = std::move(text);
 }
 
-/// Split, and ByteLevel's and Whitespace's splitting.
+/// Split, and the splitting of ByteLevel.
 class RegexSplit : public PreTokenizer {
  public:
   enum class Delimiter { kMatches, kBetweenMatches };
@@ -125,6 +125,34 @@ class CharacterSplit : public PreTokenizer {
  private:
   const CharacterTest test_;
   const SplitBehavior behavior_;
+};
+
+/// Keeps runs of word characters and runs of other characters; drops whitespace.
+class Whitespace : public PreTokenizer {
+ public:
+  absl::Status Apply(PreTokens& tokens) const override {
+    std::vector<TextSpan> parts;
+    for (const TextSpan span : tokens.spans) {
+      Kind previous = Kind::kSpace;
+      for (size_t pos = span.begin; pos < span.end;) {
+        const uint32_t begin = static_cast<uint32_t>(pos);
+        const Kind kind = KindOf(unicode::NextCodePoint(tokens.text, pos));
+        if (kind != Kind::kSpace && kind != previous) parts.push_back({begin, begin});
+        if (kind != Kind::kSpace) parts.back().end = static_cast<uint32_t>(pos);
+        previous = kind;
+      }
+    }
+    tokens.spans = std::move(parts);
+    return absl::OkStatus();
+  }
+
+ private:
+  enum class Kind { kSpace, kWord, kOther };
+
+  static Kind KindOf(char32_t c) {
+    if (unicode::IsWord(c)) return Kind::kWord;
+    return unicode::IsWhitespace(c) ? Kind::kSpace : Kind::kOther;
+  }
 };
 
 /// Spells every byte as a character of the byte-level alphabet.
@@ -262,14 +290,6 @@ Created CreateMetaspace(const JsonReader& component) {
   return std::make_unique<Metaspace>(replacement, prepend, splitting);
 }
 
-Created CreateWhitespace() {
-  // \w of this component has the joiners, other than \w of Split patterns.
-  MOED_ASSIGN_OR_RETURN(auto pattern,
-                        Regex::Compile(R"([\w\x{200c}\x{200d}]+|[^\w\s\x{200c}\x{200d}]+)"));
-  return std::make_unique<RegexSplit>(std::move(pattern), SplitBehavior::kRemoved,
-                                      RegexSplit::Delimiter::kBetweenMatches);
-}
-
 Created CreatePunctuation(const JsonReader& component) {
   MOED_ASSIGN_OR_RETURN(const SplitBehavior behavior,
                         ParseSplitBehavior(component.StringOr("behavior", "Isolated")));
@@ -283,7 +303,7 @@ Created CreateNested(const JsonReader& component, int depth) {
   if (type == "Split") return CreateSplit(component);
   if (type == "ByteLevel") return CreateByteLevel(component);
   if (type == "Metaspace") return CreateMetaspace(component);
-  if (type == "Whitespace") return CreateWhitespace();
+  if (type == "Whitespace") return std::make_unique<Whitespace>();
   if (type == "Punctuation") return CreatePunctuation(component);
   if (type == "WhitespaceSplit") {
     return std::make_unique<CharacterSplit>(&unicode::IsWhitespace, SplitBehavior::kRemoved);

@@ -19,11 +19,10 @@ constexpr size_t kJitStackStartBytes = 64 << 10;
 constexpr size_t kJitStackMaxBytes = 64 << 20;
 constexpr uint32_t kHeapLimitKib = 256 << 10;
 constexpr uint32_t kMatchLimit = 20'000'000;
-constexpr std::chrono::seconds kTimeLimit(5);
 /// How many places in the text one PCRE2 call tries to start a match at, so that time is looked
 /// at often even when each attempt reads far ahead and fails.
-constexpr size_t kStartsPerCall = 512;
-constexpr uint32_t kCallsPerTimeCheck = 64;
+constexpr size_t kStartsPerCall = 64;
+constexpr uint32_t kMatchesPerTimeCheck = 64;
 
 std::string ErrorText(int code) {
   PCRE2_UCHAR buffer[256];
@@ -76,11 +75,11 @@ Regex::Regex(std::string_view pattern, pcre2_code* code) : pattern_(pattern), co
 
 Regex::~Regex() { pcre2_code_free(code_); }
 
-RegexSearch::RegexSearch(const Regex& regex)
+RegexSearch::RegexSearch(const Regex& regex, std::chrono::milliseconds time_limit)
     : regex_(regex),
       context_(pcre2_match_context_create(nullptr)),
       data_(pcre2_match_data_create(1, nullptr)),
-      deadline_(std::chrono::steady_clock::now() + kTimeLimit) {
+      deadline_(std::chrono::steady_clock::now() + time_limit) {
   MOED_CHECK(context_ != nullptr && data_ != nullptr);
   pcre2_set_match_limit(context_, kMatchLimit);
   pcre2_set_heap_limit(context_, kHeapLimitKib);
@@ -92,13 +91,10 @@ RegexSearch::~RegexSearch() {
   if (jit_stack_) pcre2_jit_stack_free(jit_stack_);
 }
 
-absl::Status RegexSearch::CheckTime() {
-  if (++calls_ % kCallsPerTimeCheck != 0 || std::chrono::steady_clock::now() < deadline_) {
-    return absl::OkStatus();
-  }
-  return absl::ResourceExhaustedError(
-      Concat({"splitting text with pattern \"", regex_.pattern_, "\": not done after ",
-              std::to_string(kTimeLimit.count()), " s"}));
+absl::Status RegexSearch::CheckTime() const {
+  if (std::chrono::steady_clock::now() < deadline_) return absl::OkStatus();
+  return absl::ResourceExhaustedError(Concat(
+      {"splitting text with pattern \"", regex_.pattern_, "\": it takes longer than is allowed"}));
 }
 
 int RegexSearch::MatchOnce(std::string_view text, size_t from) {
@@ -120,9 +116,9 @@ int RegexSearch::MatchOnce(std::string_view text, size_t from) {
 
 absl::StatusOr<RegexSearch::Match> RegexSearch::Find(std::string_view text, size_t from) {
   while (true) {
-    MOED_RETURN_IF_ERROR(CheckTime());
     const int result = MatchOnce(text, from);
     if (result >= 0) {
+      if (++num_matches_ % kMatchesPerTimeCheck == 0) MOED_RETURN_IF_ERROR(CheckTime());
       const PCRE2_SIZE* range = pcre2_get_ovector_pointer(data_);
       return Match{true, range[0], range[1]};
     }
@@ -132,6 +128,7 @@ absl::StatusOr<RegexSearch::Match> RegexSearch::Find(std::string_view text, size
            " of ", std::to_string(text.size()), ": ", ErrorText(result)}));
     }
     if (text.size() - from <= kStartsPerCall) return Match{false, 0, 0};
+    MOED_RETURN_IF_ERROR(CheckTime());
     from += kStartsPerCall;
     while ((static_cast<unsigned char>(text[from]) & 0xC0) == 0x80) --from;
   }

@@ -49,7 +49,9 @@ class Regex {
 /// a limit on time, so that no pattern and text together can hold up a thread.
 class RegexSearch {
  public:
-  explicit RegexSearch(const Regex& regex);
+  static constexpr std::chrono::milliseconds kTimeLimit{5000};
+
+  explicit RegexSearch(const Regex& regex, std::chrono::milliseconds time_limit = kTimeLimit);
   RegexSearch(const RegexSearch&) = delete;
   RegexSearch& operator=(const RegexSearch&) = delete;
   ~RegexSearch();
@@ -69,14 +71,14 @@ class RegexSearch {
 
   absl::StatusOr<Match> Find(std::string_view text, size_t from);
   int MatchOnce(std::string_view text, size_t from);
-  absl::Status CheckTime();
+  absl::Status CheckTime() const;
 
   const Regex& regex_;
   pcre2_real_match_context_8* context_;
   pcre2_real_match_data_8* data_;
   pcre2_real_jit_stack_8* jit_stack_ = nullptr;  // made when the default one does not suffice
-  std::chrono::steady_clock::time_point deadline_;
-  uint32_t calls_ = 0;
+  const std::chrono::steady_clock::time_point deadline_;
+  uint32_t num_matches_ = 0;
 };
 
 }  // namespace moed
