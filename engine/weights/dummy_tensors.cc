@@ -22,10 +22,10 @@ uint64_t Mix64(uint64_t x) {
   return x ^ (x >> 31);
 }
 
-// Wellons, "Prospecting for hash functions": lowbias32.
-uint32_t Mix32(uint32_t x) {
+// Wellons, "Prospecting for hash functions": lowbias32, with a key in its middle.
+uint32_t KeyedMix32(uint32_t x, uint32_t key) {
   x = (x ^ (x >> 16)) * 0x7feb352d;
-  x = (x ^ (x >> 15)) * 0x846ca68b;
+  x = (x ^ (x >> 15) ^ key) * 0x846ca68b;
   return x ^ (x >> 16);
 }
 
@@ -45,7 +45,7 @@ void FillChunk(uint64_t chunk_key, float scale, std::array<uint16_t, kChunk>& ou
   const auto low = static_cast<uint32_t>(chunk_key);
   const auto high = static_cast<uint32_t>(chunk_key >> 32);
   for (uint32_t i = 0; i < kChunk / 2; ++i) {
-    const uint32_t random = Mix32(Mix32(i ^ low) + high);
+    const uint32_t random = KeyedMix32(i ^ low, high);
     const auto first = static_cast<float>(static_cast<int16_t>(random & 0xffff));
     const auto second = static_cast<float>(static_cast<int16_t>(random >> 16));
     out[2 * i] = RoundToBf16(first * scale);
