@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <chrono>
 #include <random>
-#include <utility>
 
 #include "config/base/status_macros.h"
 
@@ -175,10 +174,11 @@ absl::StatusOr<BatchSamples> RunBatch(EngineGroup& group, const BenchOptions& op
 
   BatchSamples samples{.batch = batch};
   for (int32_t i = 0; i < options.num_repetitions; ++i) {
-    MOED_ASSIGN_OR_RETURN(PhaseSample prompt, run.Prompt(options.num_prompt_tokens));
-    MOED_ASSIGN_OR_RETURN(PhaseSample generation, run.Generation(options.num_generated_tokens));
-    samples.prompt.push_back(std::move(prompt));
-    samples.generation.push_back(std::move(generation));
+    MOED_ASSIGN_OR_RETURN(const PhaseSample prompt, run.Prompt(options.num_prompt_tokens));
+    MOED_ASSIGN_OR_RETURN(const PhaseSample generation,
+                          run.Generation(options.num_generated_tokens));
+    samples.prompt.push_back(prompt);
+    samples.generation.push_back(generation);
   }
   return samples;
 }

@@ -103,6 +103,27 @@ TEST(LocalEngineTest, ReportsWhatAStepDid) {
             t.attention + t.route + t.dispatch + t.experts + t.combine + t.head + t.sampling);
 }
 
+TEST(LocalEngineTest, EveryPairOfActivationAndKvDtypeGivesCloseLogprobs) {
+  std::vector<SampledToken> tokens;
+  for (DType activation : {DType::kF32, DType::kBF16}) {
+    for (DType kv : {DType::kF32, DType::kBF16}) {
+      EngineGroupOptions options = TinyGroupOptions(TinyPlacement(1));
+      options.engine.backend.activation_dtype = activation;
+      options.engine.kv_dtype = kv;
+      const auto engine = CreateTiny(options);
+      ASSERT_TRUE(engine.ok()) << engine.status();
+      const auto result = (*engine)->Execute(PlanOf({9, 8, 7, 6, 5, 4}));
+      ASSERT_TRUE(result.ok()) << result.status();
+      tokens.push_back(result->sampled.at(0));
+    }
+  }
+  for (const SampledToken& token : tokens) {
+    EXPECT_EQ(token.token_id, tokens[0].token_id);
+    EXPECT_NEAR(token.logprob, tokens[0].logprob, 0.05f);
+  }
+  EXPECT_NE(tokens[0].logprob, tokens[3].logprob) << "bf16 computes the same as f32";
+}
+
 TEST(LocalEngineTest, StepsAreIndependentOfWhatWasReportedBefore) {
   const auto engine = CreateTiny(TinyGroupOptions(TinyPlacement(1)));
   ASSERT_TRUE(engine.ok()) << engine.status();
