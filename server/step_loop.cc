@@ -6,6 +6,7 @@
 #include <optional>
 #include <thread>
 #include <utility>
+#include <variant>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
@@ -221,11 +222,13 @@ absl::Status StepLoopThread::Serve() {
 
 void StepLoopThread::TakeIn(StepLoopInbox::Contents contents) {
   const absl::Time now = absl::Now();
-  for (auto& [request, sink] : contents.submissions) {
-    live_.Add(std::move(request), std::move(sink), now);
-  }
-  for (const auto& [request_id, reason] : contents.cancellations) {
-    live_.Fail(request_id, reason, now);
+  for (auto& message : contents.messages) {
+    if (auto* submission = std::get_if<StepLoopInbox::Submission>(&message)) {
+      live_.Add(std::move(submission->request), std::move(submission->sink), now);
+    } else {
+      const auto& cancellation = std::get<StepLoopInbox::Cancellation>(message);
+      live_.Fail(cancellation.request_id, cancellation.reason, now);
+    }
   }
   if (contents.is_draining && !is_draining_) {
     is_draining_ = true;

@@ -10,7 +10,8 @@ std::optional<StepLoopInbox::Refusal> StepLoopInbox::Submit(Request request,
                                                             std::shared_ptr<RequestSink> sink) {
   absl::MutexLock lock(&mutex_);
   if (std::optional<Refusal> refusal = Check(request)) return refusal;
-  contents_.submissions.push_back({std::move(request), std::move(sink)});
+  contents_.messages.emplace_back(Submission{std::move(request), std::move(sink)});
+  ++num_submissions_;
   ++num_requests_;
   ++num_waiting_;
   return std::nullopt;
@@ -39,7 +40,7 @@ std::optional<StepLoopInbox::Refusal> StepLoopInbox::Check(const Request& reques
 void StepLoopInbox::Cancel(std::string request_id, absl::Status reason) {
   absl::MutexLock lock(&mutex_);
   if (closed_) return;
-  contents_.cancellations.push_back({std::move(request_id), std::move(reason)});
+  contents_.messages.emplace_back(Cancellation{std::move(request_id), std::move(reason)});
 }
 
 void StepLoopInbox::BeginDrain() {
@@ -81,9 +82,8 @@ StepLoopInbox::Contents StepLoopInbox::Close(const absl::Status& reason) {
 
 void StepLoopInbox::SetLoad(int32_t num_requests, int32_t num_waiting) {
   absl::MutexLock lock(&mutex_);
-  const auto num_submissions = static_cast<int32_t>(contents_.submissions.size());
-  num_requests_ = num_requests + num_submissions;
-  num_waiting_ = num_waiting + num_submissions;
+  num_requests_ = num_requests + num_submissions_;
+  num_waiting_ = num_waiting + num_submissions_;
 }
 
 StepLoopInbox::Contents StepLoopInbox::Take() {
@@ -106,13 +106,14 @@ void StepLoopInbox::Sleep(absl::Duration duration) const {
 }
 
 bool StepLoopInbox::HasNews() const {
-  return !contents_.submissions.empty() || !contents_.cancellations.empty() ||
-         contents_.is_group_lost || contents_.stop_reason || has_drain_news_;
+  return !contents_.messages.empty() || contents_.is_group_lost || contents_.stop_reason ||
+         has_drain_news_;
 }
 
 // Draining and stopping stay set; the rest is handed out once.
 StepLoopInbox::Contents StepLoopInbox::TakeLocked() {
   has_drain_news_ = false;
+  num_submissions_ = 0;
   Contents taken = std::exchange(contents_, {});
   contents_.is_draining = taken.is_draining;
   contents_.stop_reason = taken.stop_reason;

@@ -5,6 +5,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <variant>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
@@ -32,8 +33,7 @@ class StepLoopInbox {
   };
   /// Everything that has come since the last look.
   struct Contents {
-    std::vector<Submission> submissions;
-    std::vector<Cancellation> cancellations;  // of submissions as well
+    std::vector<std::variant<Submission, Cancellation>> messages;  // in order
     bool is_group_lost = false;
     bool is_draining = false;
     std::optional<absl::Status> stop_reason;
@@ -80,8 +80,9 @@ class StepLoopInbox {
   bool has_drain_news_ ABSL_GUARDED_BY(mutex_) = false;
   std::optional<SchedulerOptions> limits_ ABSL_GUARDED_BY(mutex_);  // absent while loading
   std::optional<absl::Status> closed_ ABSL_GUARDED_BY(mutex_);
-  int32_t num_requests_ ABSL_GUARDED_BY(mutex_) = 0;  // submissions included
-  int32_t num_waiting_ ABSL_GUARDED_BY(mutex_) = 0;   // submissions included
+  int32_t num_submissions_ ABSL_GUARDED_BY(mutex_) = 0;  // among the messages
+  int32_t num_requests_ ABSL_GUARDED_BY(mutex_) = 0;     // submissions included
+  int32_t num_waiting_ ABSL_GUARDED_BY(mutex_) = 0;      // submissions included
 };
 
 }  // namespace moed

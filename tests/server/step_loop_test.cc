@@ -247,8 +247,9 @@ class StepLoopTest : public ::testing::Test {
     auto sink = std::make_shared<TestSink>();
     auto entered = std::make_shared<absl::Notification>();
     auto leave = std::make_shared<absl::Notification>();
-    sink->SetHook([entered, leave] {
-      if (!entered->HasBeenNotified()) entered->Notify();
+    sink->SetHook([entered, leave, is_first = true]() mutable {
+      if (!std::exchange(is_first, false)) return;
+      entered->Notify();
       leave->WaitForNotification();
     });
     EXPECT_TRUE(loop_->Submit(request, sink).ok());
