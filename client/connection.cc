@@ -1,0 +1,52 @@
+#include "client/connection.h"
+
+#include <grpcpp/create_channel.h>
+#include <grpcpp/security/credentials.h>
+
+#include <algorithm>
+#include <chrono>
+
+#include "absl/strings/str_cat.h"
+#include "client/input_text.h"
+#include "config/base/status_macros.h"
+
+namespace moed {
+namespace {
+
+constexpr int kMaxMessageBytes = 128 << 20;  // a whole model's expert counts, a long prompt
+constexpr double kMaxTimeoutSeconds = 1e8;   // gRPC's clock ends some centuries from now
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Connection>> Connection::Create(const ConnectionFlags& flags) {
+  std::unique_ptr<Connection> connection(new Connection());
+  if (flags.timeout_s > 0) {
+    const std::chrono::duration<double> timeout(std::min(flags.timeout_s, kMaxTimeoutSeconds));
+    connection->context_.set_deadline(
+        std::chrono::system_clock::now() +
+        std::chrono::duration_cast<std::chrono::system_clock::duration>(timeout));
+  }
+  if (!flags.token_file.empty()) {
+    MOED_ASSIGN_OR_RETURN(const std::string token, ReadToken(flags.token_file));
+    connection->context_.AddMetadata("authorization", absl::StrCat("Bearer ", token));
+  }
+  grpc::ChannelArguments args;
+  args.SetMaxReceiveMessageSize(kMaxMessageBytes);
+  args.SetMaxSendMessageSize(kMaxMessageBytes);
+  connection->channel_ =
+      grpc::CreateCustomChannel(flags.server, grpc::InsecureChannelCredentials(), args);
+  return connection;
+}
+
+void Connection::Interrupt() {
+  absl::MutexLock lock(&mutex_);
+  interrupted_ = true;
+  context_.TryCancel();
+}
+
+bool Connection::interrupted() const {
+  absl::MutexLock lock(&mutex_);
+  return interrupted_;
+}
+
+}  // namespace moed
