@@ -57,10 +57,11 @@ void AddRunFlags(CLI::App& app, BenchOptions& options) {
 }
 
 absl::StatusOr<BenchReport> RunBench(const BenchOptions& options,
-                                     const EngineGroupOptions& group_options) {
+                                     const LocalEngineGroupOptions& group_options) {
   BenchReport report{.options = options, .config = group_options.config};
   const auto begin = std::chrono::steady_clock::now();
-  MOED_ASSIGN_OR_RETURN(std::unique_ptr<EngineGroup> group, EngineGroup::Create(group_options));
+  MOED_ASSIGN_OR_RETURN(std::unique_ptr<LocalEngineGroup> group,
+                        LocalEngineGroup::Create(group_options));
   report.load_seconds =
       std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   for (int32_t rank = 0; rank < group->num_ranks(); ++rank) {
@@ -90,7 +91,7 @@ int Main(int argc, char** argv) {
     return app.exit(error) == 0 ? 0 : kWrongUsage;
   }
 
-  absl::StatusOr<EngineGroupOptions> group_options = MakeEngineGroupOptions(options);
+  absl::StatusOr<LocalEngineGroupOptions> group_options = MakeGroupOptions(options);
   if (!group_options.ok()) {
     ReportError(group_options.status());
     return absl::IsInvalidArgument(group_options.status()) ||

@@ -106,9 +106,9 @@ int32_t MaxSequencesPerRank(const BenchOptions& options) {
   return (largest + options.num_ranks - 1) / options.num_ranks;
 }
 
-absl::StatusOr<EngineGroupOptions> MakeEngineGroupOptions(const BenchOptions& options) {
+absl::StatusOr<LocalEngineGroupOptions> MakeGroupOptions(const BenchOptions& options) {
   MOED_RETURN_IF_ERROR(CheckUsage(options));
-  EngineGroupOptions group;
+  LocalEngineGroupOptions group;
   MOED_ASSIGN_OR_RETURN(group.config, ReadModelConfig(options));
   MOED_ASSIGN_OR_RETURN(group.placement, MakePlacement(options, group.config));
   MOED_ASSIGN_OR_RETURN(group.engine, MakeEngineOptions(options, group.config));

@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "engine/runtime/engine_group.h"
+#include "engine/runtime/local_engine_group.h"
 
 namespace moed {
 
@@ -34,6 +34,6 @@ int32_t MaxSequencesPerRank(const BenchOptions& options);
 
 /// INVALID_ARGUMENT or UNIMPLEMENTED for wrong usage, NOT_FOUND and the like for a model that
 /// cannot be read.
-absl::StatusOr<EngineGroupOptions> MakeEngineGroupOptions(const BenchOptions& options);
+absl::StatusOr<LocalEngineGroupOptions> MakeGroupOptions(const BenchOptions& options);
 
 }  // namespace moed

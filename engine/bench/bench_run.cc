@@ -55,7 +55,7 @@ double Balancedness(const std::vector<StepResult>& results) {
 /// Drives a group through one batch. Owned by RunBatch.
 class BatchRun {
  public:
-  BatchRun(EngineGroup& group, const BenchOptions& options, int32_t batch,
+  BatchRun(LocalEngineGroup& group, const BenchOptions& options, int32_t batch,
            const ModelConfig& config)
       : group_(group),
         batch_(batch),
@@ -156,7 +156,7 @@ class BatchRun {
     AddTimes(from.times, 1.0, to.times);
   }
 
-  EngineGroup& group_;
+  LocalEngineGroup& group_;
   const int32_t batch_;
   const ModelConfig& config_;
   std::mt19937_64 rng_;
@@ -166,7 +166,7 @@ class BatchRun {
 
 }  // namespace
 
-absl::StatusOr<BatchSamples> RunBatch(EngineGroup& group, const BenchOptions& options,
+absl::StatusOr<BatchSamples> RunBatch(LocalEngineGroup& group, const BenchOptions& options,
                                       int32_t batch, const ModelConfig& config) {
   BatchRun run(group, options, batch, config);
   MOED_RETURN_IF_ERROR(run.Prompt(std::min(options.num_prompt_tokens, 16)).status());

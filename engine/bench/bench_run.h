@@ -6,7 +6,7 @@
 #include "absl/status/statusor.h"
 #include "engine/api/step.h"
 #include "engine/bench/bench_options.h"
-#include "engine/runtime/engine_group.h"
+#include "engine/runtime/local_engine_group.h"
 
 namespace moed {
 
@@ -30,7 +30,7 @@ struct BatchSamples {
 /// Measures one batch size: every sequence has a prompt of its own, of random tokens, and then one
 /// random token a step (the sampled ones are thrown away: with random weights they would soon all
 /// be the same). One short unmeasured run comes first. Sequence i belongs to rank i % num_ranks.
-absl::StatusOr<BatchSamples> RunBatch(EngineGroup& group, const BenchOptions& options,
+absl::StatusOr<BatchSamples> RunBatch(LocalEngineGroup& group, const BenchOptions& options,
                                       int32_t batch, const ModelConfig& config);
 
 }  // namespace moed

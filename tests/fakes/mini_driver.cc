@@ -25,7 +25,7 @@ struct RunningSequence {
 
 class Driver {
  public:
-  Driver(EngineGroup& group, const std::vector<DrivenSequence>& specs, int32_t chunk,
+  Driver(LocalEngineGroup& group, const std::vector<DrivenSequence>& specs, int32_t chunk,
          uint64_t placement_epoch)
       : group_(group), chunk_(chunk), placement_epoch_(placement_epoch) {
     for (const DrivenSequence& spec : specs) {
@@ -181,7 +181,7 @@ class Driver {
     sequence.preempted = true;
   }
 
-  EngineGroup& group_;
+  LocalEngineGroup& group_;
   const int32_t chunk_;
   const uint64_t placement_epoch_;
   std::vector<RunningSequence> sequences_;
@@ -191,7 +191,7 @@ class Driver {
 }  // namespace
 
 absl::StatusOr<std::vector<std::vector<SampledToken>>> Drive(
-    EngineGroup& group, const std::vector<DrivenSequence>& sequences, int32_t chunk,
+    LocalEngineGroup& group, const std::vector<DrivenSequence>& sequences, int32_t chunk,
     uint64_t placement_epoch) {
   return Driver(group, sequences, chunk, placement_epoch).Run();
 }

@@ -5,7 +5,7 @@
 
 #include "absl/status/statusor.h"
 #include "engine/api/step.h"
-#include "engine/runtime/engine_group.h"
+#include "engine/runtime/local_engine_group.h"
 
 namespace moed {
 
@@ -30,7 +30,7 @@ struct DrivenSequence {
 ///
 /// Returns, for each sequence, the tokens it generated.
 absl::StatusOr<std::vector<std::vector<SampledToken>>> Drive(
-    EngineGroup& group, const std::vector<DrivenSequence>& sequences, int32_t chunk,
+    LocalEngineGroup& group, const std::vector<DrivenSequence>& sequences, int32_t chunk,
     uint64_t placement_epoch = 0);
 
 }  // namespace moed

@@ -34,8 +34,8 @@ ExpertPlacement TinyPlacement(int32_t num_ranks) {
                                  static_cast<int32_t>(config.num_experts), num_ranks);
 }
 
-EngineGroupOptions TinyGroupOptions(const ExpertPlacement& placement) {
-  EngineGroupOptions options{.config = TinyModelConfig(), .placement = placement};
+LocalEngineGroupOptions TinyGroupOptions(const ExpertPlacement& placement) {
+  LocalEngineGroupOptions options{.config = TinyModelConfig(), .placement = placement};
   options.loader.format = LoadFormat::kDummy;
   options.loader.dummy_seed = 7;
   options.engine.backend.activation_dtype = DType::kF32;

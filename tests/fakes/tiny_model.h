@@ -5,7 +5,7 @@
 
 #include "config/model_config.h"
 #include "engine/api/expert_placement.h"
-#include "engine/runtime/engine_group.h"
+#include "engine/runtime/local_engine_group.h"
 
 namespace moed {
 
@@ -14,7 +14,7 @@ namespace moed {
 ModelConfig TinyModelConfig();
 
 /// The tiny model with dummy weights on `placement`, one thread a rank, f32, blocks of 4 tokens.
-EngineGroupOptions TinyGroupOptions(const ExpertPlacement& placement);
+LocalEngineGroupOptions TinyGroupOptions(const ExpertPlacement& placement);
 
 /// Every expert of the tiny model on one rank.
 ExpertPlacement TinyPlacement(int32_t num_ranks);

@@ -191,9 +191,9 @@ class InvarianceTest : public ::testing::TestWithParam<Model> {
     }
   }
 
-  EngineGroupOptions GroupOptions(const Circumstances& c) const {
+  LocalEngineGroupOptions GroupOptions(const Circumstances& c) const {
     const Model& model = GetParam();
-    EngineGroupOptions options =
+    LocalEngineGroupOptions options =
         TinyGroupOptions(MakeTestPlacement(c.placement, config_, c.num_ranks, c.seed));
     options.config = config_;
     if (!model.dir.empty()) {
@@ -211,7 +211,7 @@ class InvarianceTest : public ::testing::TestWithParam<Model> {
 
   /// Every sequence alone, on one rank with one thread, its prompt at once.
   Outputs Alone() const {
-    auto group = EngineGroup::Create(GroupOptions({}));
+    auto group = LocalEngineGroup::Create(GroupOptions({}));
     EXPECT_TRUE(group.ok()) << group.status();
     if (!group.ok()) return {};
     Outputs outputs;
@@ -247,7 +247,7 @@ class InvarianceTest : public ::testing::TestWithParam<Model> {
   }
 
   Outputs Under(const Circumstances& c) const {
-    auto group = EngineGroup::Create(GroupOptions(c));
+    auto group = LocalEngineGroup::Create(GroupOptions(c));
     EXPECT_TRUE(group.ok()) << group.status();
     if (!group.ok()) return {};
     std::mt19937_64 rng(c.seed);

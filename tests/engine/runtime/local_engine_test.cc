@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "engine/comm/shm_communicator.h"
-#include "engine/runtime/engine_group.h"
+#include "engine/runtime/local_engine_group.h"
 #include "engine/runtime/memory_estimate.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -18,7 +18,7 @@ namespace {
 
 using ::testing::HasSubstr;
 
-absl::StatusOr<std::unique_ptr<Engine>> CreateTiny(const EngineGroupOptions& options) {
+absl::StatusOr<std::unique_ptr<Engine>> CreateTiny(const LocalEngineGroupOptions& options) {
   return LocalEngine::Create(options.config, options.placement, options.loader, options.engine,
                              CreateSingleRankCommunicator());
 }
@@ -36,7 +36,7 @@ StepPlan PlanOf(std::vector<int32_t> tokens) {
 }
 
 TEST(LocalEngineTest, DescribesItself) {
-  EngineGroupOptions options = TinyGroupOptions(TinyPlacement(1));
+  LocalEngineGroupOptions options = TinyGroupOptions(TinyPlacement(1));
   options.engine.backend.num_threads = 2;
   const auto engine = CreateTiny(options);
   ASSERT_TRUE(engine.ok()) << engine.status();
@@ -55,13 +55,13 @@ TEST(LocalEngineTest, DescribesItself) {
 
 TEST(LocalEngineTest, EstimatesTheMemoryThatItThenUses) {
   for (int32_t num_ranks : {1, 3}) {
-    EngineGroupOptions options = TinyGroupOptions({});
+    LocalEngineGroupOptions options = TinyGroupOptions({});
     // Dimensions that the kernels need not pad: the estimate of the weights is without padding.
     options.config.vocab_size = 128;
     options.config.num_experts = 64;
     options.placement = MakeTestPlacement(PlacementKind::kReplicated, options.config, num_ranks);
     options.engine.backend.activation_dtype = DType::kBF16;
-    const auto group = EngineGroup::Create(options);
+    const auto group = LocalEngineGroup::Create(options);
     ASSERT_TRUE(group.ok()) << group.status();
     for (int32_t rank = 0; rank < num_ranks; ++rank) {
       SCOPED_TRACE(rank);
@@ -107,7 +107,7 @@ TEST(LocalEngineTest, EveryPairOfActivationAndKvDtypeGivesCloseLogprobs) {
   std::vector<SampledToken> tokens;
   for (DType activation : {DType::kF32, DType::kBF16}) {
     for (DType kv : {DType::kF32, DType::kBF16}) {
-      EngineGroupOptions options = TinyGroupOptions(TinyPlacement(1));
+      LocalEngineGroupOptions options = TinyGroupOptions(TinyPlacement(1));
       options.engine.backend.activation_dtype = activation;
       options.engine.kv_dtype = kv;
       const auto engine = CreateTiny(options);
@@ -157,7 +157,7 @@ TEST(LocalEngineTest, ExecutesAStepWithoutRows) {
 }
 
 TEST(LocalEngineTest, ARankWithoutTokensServesItsExperts) {
-  const auto group = EngineGroup::Create(TinyGroupOptions(TinyPlacement(2)));
+  const auto group = LocalEngineGroup::Create(TinyGroupOptions(TinyPlacement(2)));
   ASSERT_TRUE(group.ok()) << group.status();
   StepPlan busy = PlanOf({1, 2, 3, 4, 5, 6});
   busy.num_tokens_per_rank = {6, 0};
@@ -171,7 +171,7 @@ TEST(LocalEngineTest, ARankWithoutTokensServesItsExperts) {
 }
 
 TEST(LocalEngineTest, NamesTheMissingPeerAndThenRefusesToGoOn) {
-  EngineGroupOptions options = TinyGroupOptions(TinyPlacement(2));
+  LocalEngineGroupOptions options = TinyGroupOptions(TinyPlacement(2));
   const auto max_bytes =
       MaxExchangeBytesPerRank(ExchangeShapeOf(options.config, options.placement, options.engine));
   ASSERT_TRUE(max_bytes.ok()) << max_bytes.status();
@@ -197,13 +197,13 @@ TEST(LocalEngineTest, NamesTheMissingPeerAndThenRefusesToGoOn) {
 
 TEST(LocalEngineTest, RefusesOptionsThatDoNotFitTheModel) {
   const auto refused = [](auto change, const std::string& message) {
-    EngineGroupOptions options = TinyGroupOptions(TinyPlacement(1));
+    LocalEngineGroupOptions options = TinyGroupOptions(TinyPlacement(1));
     change(options);
     const absl::Status status = CreateTiny(options).status();
     EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << status;
     EXPECT_THAT(status.message(), HasSubstr(message));
   };
-  using O = EngineGroupOptions;
+  using O = LocalEngineGroupOptions;
   refused([](O& o) { o.engine.num_blocks = 0; }, "num_blocks is 0");
   refused([](O& o) { o.engine.block_size = 0; }, "block_size is 0");
   refused([](O& o) { o.engine.max_model_len = 257; }, "max_model_len is 257, expected 0 to 256");

@@ -1,4 +1,4 @@
-#include "engine/runtime/engine_group.h"
+#include "engine/runtime/local_engine_group.h"
 
 #include <condition_variable>
 #include <mutex>
@@ -17,7 +17,7 @@ namespace moed {
 ///
 /// With the standard library's mutex, not absl's: the thread sanitizer cannot see into a packaged
 /// absl.
-class EngineGroup::RankThread {
+class LocalEngineGroup::RankThread {
  public:
   RankThread() : thread_([this] { Loop(); }) {}
   ~RankThread() {
@@ -63,7 +63,7 @@ namespace {
 
 /// What the engine of one rank is made from; lives until all are made.
 struct RankRecipe {
-  const EngineGroupOptions* options = nullptr;
+  const LocalEngineGroupOptions* options = nullptr;
   int32_t rank = 0;
   int segment_fd = -1;  // -1 with one rank
   int64_t max_bytes_per_rank = 0;
@@ -78,7 +78,7 @@ absl::StatusOr<std::unique_ptr<Communicator>> MakeCommunicator(const RankRecipe&
 }
 
 absl::StatusOr<std::unique_ptr<Engine>> MakeEngine(const RankRecipe& recipe) {
-  const EngineGroupOptions& options = *recipe.options;
+  const LocalEngineGroupOptions& options = *recipe.options;
   WeightLoaderOptions loader = options.loader;
   loader.rank = recipe.rank;
   LocalEngineOptions engine = options.engine;
@@ -88,7 +88,7 @@ absl::StatusOr<std::unique_ptr<Engine>> MakeEngine(const RankRecipe& recipe) {
                              std::move(communicator));
 }
 
-absl::Status CheckRanks(const EngineGroupOptions& options) {
+absl::Status CheckRanks(const LocalEngineGroupOptions& options) {
   const int32_t num_ranks = options.placement.num_ranks;
   if (num_ranks < 1) {
     return absl::InvalidArgumentError(
@@ -105,17 +105,17 @@ absl::Status CheckRanks(const EngineGroupOptions& options) {
 
 }  // namespace
 
-EngineGroup::EngineGroup(int32_t num_ranks) : engines_(num_ranks) {
+LocalEngineGroup::LocalEngineGroup(int32_t num_ranks) : engines_(num_ranks) {
   for (int32_t rank = 1; rank < num_ranks; ++rank) {
     threads_.push_back(std::make_unique<RankThread>());
   }
 }
 
-EngineGroup::~EngineGroup() {
+LocalEngineGroup::~LocalEngineGroup() {
   RunOnAllRanks([this](int32_t rank) { engines_[rank].reset(); });
 }
 
-void EngineGroup::RunOnAllRanks(const std::function<void(int32_t rank)>& job) {
+void LocalEngineGroup::RunOnAllRanks(const std::function<void(int32_t rank)>& job) {
   for (int32_t rank = 1; rank < num_ranks(); ++rank) {
     threads_[rank - 1]->Start([&job, rank] { job(rank); });
   }
@@ -123,8 +123,8 @@ void EngineGroup::RunOnAllRanks(const std::function<void(int32_t rank)>& job) {
   for (const std::unique_ptr<RankThread>& thread : threads_) thread->Wait();
 }
 
-absl::StatusOr<std::unique_ptr<EngineGroup>> EngineGroup::Create(
-    const EngineGroupOptions& options) {
+absl::StatusOr<std::unique_ptr<LocalEngineGroup>> LocalEngineGroup::Create(
+    const LocalEngineGroupOptions& options) {
   MOED_RETURN_IF_ERROR(CheckRanks(options));
   const int32_t num_ranks = options.placement.num_ranks;
   UniqueFd segment;
@@ -135,7 +135,7 @@ absl::StatusOr<std::unique_ptr<EngineGroup>> EngineGroup::Create(
     MOED_ASSIGN_OR_RETURN(segment, CreateShmSegment(num_ranks, max_bytes));
   }
 
-  std::unique_ptr<EngineGroup> group(new EngineGroup(num_ranks));
+  std::unique_ptr<LocalEngineGroup> group(new LocalEngineGroup(num_ranks));
   std::vector<absl::Status> statuses(num_ranks);
   group->RunOnAllRanks([&](int32_t rank) {
     auto engine = MakeEngine({&options, rank, segment.get(), max_bytes});
@@ -146,11 +146,11 @@ absl::StatusOr<std::unique_ptr<EngineGroup>> EngineGroup::Create(
   return group;
 }
 
-int32_t EngineGroup::num_ranks() const { return static_cast<int32_t>(engines_.size()); }
+int32_t LocalEngineGroup::num_ranks() const { return static_cast<int32_t>(engines_.size()); }
 
-const EngineInfo& EngineGroup::info(int32_t rank) const { return engines_[rank]->info(); }
+const EngineInfo& LocalEngineGroup::info(int32_t rank) const { return engines_[rank]->info(); }
 
-absl::StatusOr<std::vector<StepResult>> EngineGroup::Execute(std::span<const StepPlan> plans) {
+absl::StatusOr<std::vector<StepResult>> LocalEngineGroup::Execute(std::span<const StepPlan> plans) {
   if (plans.size() != engines_.size()) {
     return absl::InvalidArgumentError(
         absl::StrCat("engine group: ", plans.size(), " plans for ", engines_.size(), " ranks"));

@@ -16,7 +16,7 @@
 
 namespace moed {
 
-struct EngineGroupOptions {
+struct LocalEngineGroupOptions {
   ModelConfig config;
   ExpertPlacement placement;   // its num_ranks is the number of engines
   WeightLoaderOptions loader;  // `rank` is set for each engine
@@ -31,13 +31,14 @@ struct EngineGroupOptions {
 ///
 /// Used from one thread, which is the thread of rank 0's engine; every other engine has a thread of
 /// its own.
-class EngineGroup {
+class LocalEngineGroup {
  public:
   /// Loads all ranks at the same time. The first error in rank order, if any.
-  static absl::StatusOr<std::unique_ptr<EngineGroup>> Create(const EngineGroupOptions& options);
-  EngineGroup(const EngineGroup&) = delete;
-  EngineGroup& operator=(const EngineGroup&) = delete;
-  ~EngineGroup();
+  static absl::StatusOr<std::unique_ptr<LocalEngineGroup>> Create(
+      const LocalEngineGroupOptions& options);
+  LocalEngineGroup(const LocalEngineGroup&) = delete;
+  LocalEngineGroup& operator=(const LocalEngineGroup&) = delete;
+  ~LocalEngineGroup();
 
   int32_t num_ranks() const;
   const EngineInfo& info(int32_t rank) const;
@@ -49,7 +50,7 @@ class EngineGroup {
 
  private:
   class RankThread;
-  explicit EngineGroup(int32_t num_ranks);
+  explicit LocalEngineGroup(int32_t num_ranks);
 
   /// Calls job(rank) for every rank at the same time, each on its rank's thread.
   void RunOnAllRanks(const std::function<void(int32_t rank)>& job);
