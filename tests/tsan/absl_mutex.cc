@@ -38,12 +38,18 @@ Function Next(const std::string& member, const std::string& prefix = "_ZN") {
   return reinterpret_cast<Function>(symbol);
 }
 
+// A Status counts its references with atomics, half of which are in the library and so are not
+// seen.
+constexpr char kSuppressions[] = "race:absl::*::Status::Unref\n";
+
 using MutexFunction = void (*)(absl::Mutex*);
 using MutexTryFunction = bool (*)(absl::Mutex*);
 
 constexpr absl::Duration kPoll = absl::Microseconds(200);
 
 }  // namespace
+
+extern "C" const char* __tsan_default_suppressions() { return kSuppressions; }
 
 namespace absl {
 ABSL_NAMESPACE_BEGIN
