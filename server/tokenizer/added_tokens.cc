@@ -128,7 +128,7 @@ AddedTokenFinder::Match AddedTokenFinder::LongestAt(std::string_view text, size_
 }
 
 std::vector<AddedTokenFinder::Piece> AddedTokenFinder::Split(std::string_view text,
-                                                             bool skip_special) const {
+                                                             SpecialTokens special) const {
   std::vector<Piece> pieces;
   size_t text_begin = 0;      // of the text since the last token
   size_t whitespace_end = 0;  // of the last whitespace that a token took after it
@@ -140,7 +140,7 @@ std::vector<AddedTokenFinder::Piece> AddedTokenFinder::Split(std::string_view te
     }
     pos = match.end;  // the search goes on here, whether the match counts or not
     const Entry& entry = *match.entry;
-    if (skip_special && entry.special) continue;
+    if (entry.special && special == SpecialTokens::kLeaveAsText) continue;
     if (entry.single_word &&
         (EndsWithWord(text.substr(0, match.begin)) || StartsWithWord(text.substr(match.end)))) {
       continue;

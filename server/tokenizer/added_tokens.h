@@ -41,12 +41,14 @@ class AddedTokenFinder {
     int32_t token_id;
   };
 
+  /// What to do with control tokens in the text.
+  enum class SpecialTokens { kFind, kLeaveAsText };
+
   /// `pattern` is the spelling to look for: token.content or its normalized form. Not empty.
   void Add(const AddedToken& token, std::string_view pattern);
 
   /// Cuts `text` (valid UTF-8) into its tokens and the text between them, which is never empty.
-  /// With `skip_special`, control tokens are left as text.
-  std::vector<Piece> Split(std::string_view text, bool skip_special) const;
+  std::vector<Piece> Split(std::string_view text, SpecialTokens special) const;
 
  private:
   struct Entry {

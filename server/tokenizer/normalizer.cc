@@ -29,8 +29,11 @@ absl::Status CheckSize(size_t size) {
 /// NFC, NFD, NFKC or NFKD.
 class UnicodeForm : public Normalizer {
  public:
-  UnicodeForm(bool compose, bool compatibility)
-      : compose_(compose), compatibility_(compatibility) {}
+  enum class Form { kC, kD, kKC, kKD };
+
+  explicit UnicodeForm(Form form)
+      : compose_(form == Form::kC || form == Form::kKC),
+        compatibility_(form == Form::kKC || form == Form::kKD) {}
 
   absl::Status Normalize(std::string& text) const override {
     const auto is_ascii = [](char byte) { return static_cast<unsigned char>(byte) < 0x80; };
@@ -113,16 +116,21 @@ class Lowercase : public Normalizer {
 
 class Strip : public Normalizer {
  public:
-  Strip(bool left, bool right) : left_(left), right_(right) {}
+  struct Ends {
+    bool left;
+    bool right;
+  };
+
+  explicit Strip(Ends ends) : ends_(ends) {}
 
   absl::Status Normalize(std::string& text) const override {
     size_t begin = 0;
     size_t end = text.size();
-    for (size_t pos = 0; left_ && pos < end;) {
+    for (size_t pos = 0; ends_.left && pos < end;) {
       if (!unicode::IsWhitespace(unicode::NextCodePoint(text, pos))) break;
       begin = pos;
     }
-    for (size_t pos = end; right_ && pos > begin;) {
+    for (size_t pos = end; ends_.right && pos > begin;) {
       if (!unicode::IsWhitespace(unicode::PreviousCodePoint(text, pos))) break;
       end = pos;
     }
@@ -131,8 +139,7 @@ class Strip : public Normalizer {
   }
 
  private:
-  const bool left_;
-  const bool right_;
+  const Ends ends_;
 };
 
 class StripAccents : public Normalizer {
@@ -229,15 +236,15 @@ absl::StatusOr<std::unique_ptr<const Normalizer>> CreateNested(const JsonReader&
   const std::string type = component.String("type");
   MOED_RETURN_IF_ERROR(component.status());
   if (type == "Sequence") return CreateSequence(component, depth);
-  if (type == "NFC") return std::make_unique<UnicodeForm>(true, false);
-  if (type == "NFD") return std::make_unique<UnicodeForm>(false, false);
-  if (type == "NFKC") return std::make_unique<UnicodeForm>(true, true);
-  if (type == "NFKD") return std::make_unique<UnicodeForm>(false, true);
+  if (type == "NFC") return std::make_unique<UnicodeForm>(UnicodeForm::Form::kC);
+  if (type == "NFD") return std::make_unique<UnicodeForm>(UnicodeForm::Form::kD);
+  if (type == "NFKC") return std::make_unique<UnicodeForm>(UnicodeForm::Form::kKC);
+  if (type == "NFKD") return std::make_unique<UnicodeForm>(UnicodeForm::Form::kKD);
   if (type == "Lowercase") return std::make_unique<Lowercase>();
   if (type == "StripAccents") return std::make_unique<StripAccents>();
   if (type == "Strip") {
-    return std::make_unique<Strip>(component.BoolOr("strip_left", true),
-                                   component.BoolOr("strip_right", true));
+    return std::make_unique<Strip>(Strip::Ends{.left = component.BoolOr("strip_left", true),
+                                               .right = component.BoolOr("strip_right", true)});
   }
   if (type == "Prepend") return std::make_unique<Prepend>(component.String("prepend"));
   if (type == "Replace") return CreateReplace(component);

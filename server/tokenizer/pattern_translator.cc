@@ -184,7 +184,7 @@ class Translator {
     if (c == "h" || c == "H") return Escape{std::string(kHexDigit), c == "H", true};
     if (c == "d") return Escape{"\\p{Nd}"};
     if (c == "D") return Escape{"\\P{Nd}"};
-    if (c == "p" || c == "P") return TakeProperty(c == "P");
+    if (c == "p" || c == "P") return TakeProperty(c);
     if (c == "u") return TakeUnicodeEscape();
     if (c == "x" && LookingAt("{")) {
       MOED_ASSIGN_OR_RETURN(const std::string_view digits, TakeBraced());
@@ -202,7 +202,9 @@ class Translator {
     return inside;
   }
 
-  absl::StatusOr<Escape> TakeProperty(bool negated) {
+  /// After \p or \P, which is `letter`.
+  absl::StatusOr<Escape> TakeProperty(std::string_view letter) {
+    bool negated = letter == "P";
     if (!LookingAt("{")) return Escape{Concat({negated ? "\\P" : "\\p", Take()})};
     MOED_ASSIGN_OR_RETURN(std::string_view name, TakeBraced());
     if (name.starts_with("^")) {
@@ -221,12 +223,15 @@ class Translator {
     return Escape{Concat({"\\x{", digits, "}"})};
   }
 
+  enum class Polarity { kPositive, kNegated };
+
   /// One operand of an intersection: plain members, and sets nested in it.
   struct Operand {
     std::string members;
     std::vector<std::string> nested;
 
-    std::string AsAtom(bool negated) const {
+    std::string AsAtom(Polarity polarity) const {
+      const bool negated = polarity == Polarity::kNegated;
       if (nested.empty()) return Concat({negated ? "[^" : "[", members, "]"});
       std::string any = members.empty() ? "" : Concat({"[", members, "]|"});
       for (const std::string& set : nested) any += Concat({set, "|"});
@@ -254,20 +259,21 @@ class Translator {
       }
     }
     ++pos_;
-    return Intersection(operands, negated);
+    return Intersection(operands, negated ? Polarity::kNegated : Polarity::kPositive);
   }
 
-  absl::StatusOr<std::string> Intersection(const std::vector<Operand>& operands, bool negated) {
+  absl::StatusOr<std::string> Intersection(const std::vector<Operand>& operands,
+                                           Polarity polarity) {
     for (const Operand& operand : operands) {
       if (operand.members.empty() && operand.nested.empty()) return Error("a set is empty");
     }
-    if (operands.size() == 1) return operands[0].AsAtom(negated);
+    if (operands.size() == 1) return operands[0].AsAtom(polarity);
     std::string all;
     for (size_t i = 0; i + 1 < operands.size(); ++i) {
-      all += Concat({"(?=", operands[i].AsAtom(false), ")"});
+      all += Concat({"(?=", operands[i].AsAtom(Polarity::kPositive), ")"});
     }
-    all += Concat({operands.back().AsAtom(false)});
-    if (negated) return Concat({"(?:(?!", all, ")(?s:.))"});
+    all += Concat({operands.back().AsAtom(Polarity::kPositive)});
+    if (polarity == Polarity::kNegated) return Concat({"(?:(?!", all, ")(?s:.))"});
     return Concat({"(?:", all, ")"});
   }
 

@@ -56,18 +56,16 @@ absl::Status FindMatches(std::string_view text, RegexSearch& search, uint32_t of
   return absl::OkStatus();
 }
 
-/// Rewrites every pre-token: `append(pre_token, starts_input, out)` appends its new text to out.
-void Rewrite(PreTokens& tokens,
-             absl::FunctionRef<void(std::string_view, bool, std::string&)> append) {
+/// Rewrites every pre-token: `append(pre_token, out)` appends its new text to `out`, which is empty
+/// for the first.
+void Rewrite(PreTokens& tokens, absl::FunctionRef<void(std::string_view, std::string&)> append) {
+  if (!tokens.spans.empty() && tokens.spans[0].begin != 0) tokens.starts_input = false;
   std::string text;
   text.reserve(tokens.text.size() + tokens.text.size() / 4);
-  bool starts_input = tokens.starts_input && !tokens.spans.empty() && tokens.spans[0].begin == 0;
-  tokens.starts_input = starts_input;
   for (TextSpan& span : tokens.spans) {
     const uint32_t begin = static_cast<uint32_t>(text.size());
-    append(tokens.Get(span), starts_input, text);
+    append(tokens.Get(span), text);
     span = {begin, static_cast<uint32_t>(text.size())};
-    starts_input = false;
   }
   tokens.text = std::move(text);
 }
@@ -166,13 +164,13 @@ class ByteLevel : public PreTokenizer {
 
   absl::Status Apply(PreTokens& tokens) const override {
     if (prefix_ == Prefix::kSpace) {
-      Rewrite(tokens, [](std::string_view token, bool, std::string& out) {
+      Rewrite(tokens, [](std::string_view token, std::string& out) {
         if (!token.starts_with(' ')) out.push_back(' ');
         out += token;
       });
     }
     if (split_) MOED_RETURN_IF_ERROR(split_->Apply(tokens));
-    Rewrite(tokens, [](std::string_view token, bool, std::string& out) {
+    Rewrite(tokens, [](std::string_view token, std::string& out) {
       byte_level::AppendSpelled(token, out);
     });
     return absl::OkStatus();
@@ -195,7 +193,8 @@ class Metaspace : public PreTokenizer {
   }
 
   absl::Status Apply(PreTokens& tokens) const override {
-    Rewrite(tokens, [&](std::string_view token, bool starts_input, std::string& out) {
+    Rewrite(tokens, [&](std::string_view token, std::string& out) {
+      const bool starts_input = tokens.starts_input && out.empty();
       const bool has_prefix = token.starts_with(' ') || token.starts_with(replacement_text_);
       const bool wants_prefix =
           prepend_ == Prepend::kAlways || (prepend_ == Prepend::kFirst && starts_input);

@@ -21,30 +21,34 @@ constexpr size_t kMaxCachedWordBytes = 256;
 class Encoding {
  public:
   Encoding(const TokenizerParts& parts, const EncodeOptions& options)
-      : parts_(parts), options_(options) {}
+      : parts_(parts),
+        add_special_(options.add_special_tokens),
+        special_(options.parse_special_tokens ? AddedTokenFinder::SpecialTokens::kFind
+                                              : AddedTokenFinder::SpecialTokens::kLeaveAsText) {}
 
   /// `text` is valid UTF-8.
   absl::StatusOr<std::vector<int32_t>> Run(std::string_view text) {
     const PostProcessor& around = parts_.post_processor;
-    if (options_.add_special_tokens) ids_ = around.before;
-    for (const auto& piece : parts_.raw_tokens.Split(text, !options_.parse_special_tokens)) {
+    if (add_special_) ids_ = around.before;
+    for (const auto& piece : parts_.raw_tokens.Split(text, special_)) {
       if (piece.token_id != AddedTokenFinder::kNoToken) {
         ids_.push_back(piece.token_id);
       } else {
-        MOED_RETURN_IF_ERROR(NormalizeAndEncode(piece.text, piece.text.data() == text.data()));
+        MOED_RETURN_IF_ERROR(NormalizeAndEncode(piece.text, piece.text.data() - text.data()));
       }
     }
-    if (options_.add_special_tokens) {
+    if (add_special_) {
       ids_.insert(ids_.end(), around.after.begin(), around.after.end());
     }
     return std::move(ids_);
   }
 
  private:
-  absl::Status NormalizeAndEncode(std::string_view text, const bool starts_input) {
+  /// `offset` is where `text` starts in the input.
+  absl::Status NormalizeAndEncode(std::string_view text, ptrdiff_t offset) {
     std::string normalized(text);
     if (parts_.normalizer) MOED_RETURN_IF_ERROR(parts_.normalizer->Normalize(normalized));
-    const auto pieces = parts_.normalized_tokens.Split(normalized, !options_.parse_special_tokens);
+    const auto pieces = parts_.normalized_tokens.Split(normalized, special_);
     for (const auto& piece : pieces) {
       if (piece.token_id != AddedTokenFinder::kNoToken) {
         ids_.push_back(piece.token_id);
@@ -52,7 +56,7 @@ class Encoding {
       }
       PreTokens tokens{.text = std::string(piece.text),
                        .spans = {{0, static_cast<uint32_t>(piece.text.size())}},
-                       .starts_input = starts_input && piece.text.data() == normalized.data()};
+                       .starts_input = offset == 0 && piece.text.data() == normalized.data()};
       if (parts_.pre_tokenizer) MOED_RETURN_IF_ERROR(parts_.pre_tokenizer->Apply(tokens));
       EncodeWords(tokens);
     }
@@ -79,7 +83,8 @@ class Encoding {
   }
 
   const TokenizerParts& parts_;
-  const EncodeOptions options_;
+  const bool add_special_;
+  const AddedTokenFinder::SpecialTokens special_;
   BpeModel::Scratch scratch_;
   std::vector<int32_t> ids_;
 };

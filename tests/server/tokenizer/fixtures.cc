@@ -81,9 +81,9 @@ uint32_t HashOf(std::span<const int32_t> ids) {
 std::string ModelDir(const std::string& name) {
   const std::string root = std::string(MOED_SOURCE_DIR) + "/";
   for (const std::string& dir :
-       {kTestData + "synthetic/" + name, root + "../shared/tokenizers/" + name,
-        root + "../shared/models/" + name}) {
-    if (std::filesystem::exists(dir + "/tokenizer.json")) return dir;
+       {kTestData + "synthetic/" + name, name == "tales" ? root + "config/demo" : "",
+        root + "../shared/tokenizers/" + name, root + "../shared/models/" + name}) {
+    if (!dir.empty() && std::filesystem::exists(dir + "/tokenizer.json")) return dir;
   }
   return "";
 }

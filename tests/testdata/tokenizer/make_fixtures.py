@@ -5,7 +5,8 @@ Usage: make_fixtures.py [NAME=MODEL_DIR ...]
 Writes into the folder of this script:
   strings.jsonl            the strings (sample_strings.py); a line is "text", {"hex": bytes} where it is not UTF-8, or
                            {"text": unit, "times": n}
-  synthetic/NAME/          small tokenizers, trained here, that cover each component
+  synthetic/NAME/          small tokenizers, trained here, that cover each component; one that is there already is kept,
+                           because training does not give the same tokens twice
   golden/NAME.json         what the library makes of the strings, for each synthetic tokenizer and each NAME=MODEL_DIR (real
                            tokenizers, which are not copied): ids of the first strings in full, and for all of them one FNV-1a
                            hash (32 bits, 8 hex digits) each of the ids, of the ids with special tokens left as text, and
@@ -285,15 +286,19 @@ def with_string_merges(text):
     return json.dumps(spec, ensure_ascii=False)
 
 
-def write_synthetic(name):
+def tokenizer_text(name):
     made = SYNTHETIC[name]()
     text = made if isinstance(made, str) else json.dumps(json.loads(made.to_str()), ensure_ascii=False)
-    if name in ("gpt2", "granite"):
-        text = with_string_merges(text)
+    return with_string_merges(text) if name in ("gpt2", "granite") else text
+
+
+def write_synthetic(name):
     folder = HERE / "synthetic" / name
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "tokenizer.json").write_text(text)
-    tokenizer = Tokenizer.from_str(text)
+    file = folder / "tokenizer.json"
+    if not file.exists():
+        file.write_text(tokenizer_text(name))
+    tokenizer = Tokenizer.from_file(str(file))
     if name in CONFIGS:
         config, tokenizer.post_processor = CONFIGS[name]
         (folder / "tokenizer_config.json").write_text(json.dumps(config, ensure_ascii=False))
