@@ -43,6 +43,10 @@ class EngineProcesses {
   pid_t pid(int32_t rank) const { return processes_[static_cast<size_t>(rank)]->pid(); }
   std::vector<std::string> addresses() const;  // [num_ranks], "unix:PATH"
 
+  /// Removes the sockets, once all engines are connected: not even a killed daemon leaves them
+  /// behind.
+  void RemoveSockets() { directory_.reset(); }
+
   /// SIGTERM to all, and up to `timeout` for them to end.
   void Terminate(absl::Duration timeout);
 
@@ -56,7 +60,7 @@ class EngineProcesses {
   absl::Status Spawn(int32_t rank, int alive_fd, int segment_fd);
 
   const EngineProcessesOptions options_;
-  const std::unique_ptr<SocketDirectory> directory_;
+  std::unique_ptr<SocketDirectory> directory_;  // null once the sockets are removed
   const UniqueFd alive_pipe_;  // write end: the engines exit when it closes, by whatever means
   std::vector<std::unique_ptr<ChildProcess>> processes_;
 };

@@ -113,6 +113,7 @@ absl::Status ProcessEngineGroup::StartEngines() {
   MOED_RETURN_IF_ERROR(Spawn());
   MOED_RETURN_IF_ERROR(SendConfigs());
   MOED_RETURN_IF_ERROR(AwaitInfos());
+  processes_->RemoveSockets();
   return EnterState(State::kIdle);
 }
 

@@ -259,27 +259,40 @@ TEST(ProcessEngineGroupTest, StoppingAndRestartingAreNoDeaths) {
   EXPECT_EQ(num_deaths, 0);
 }
 
+/// Points XDG_RUNTIME_DIR at a directory of its own.
+class RuntimeDirectory {
+ public:
+  RuntimeDirectory() {
+    EXPECT_NE(::mkdtemp(path_.data()), nullptr);
+    ::setenv("XDG_RUNTIME_DIR", path_.c_str(), 1);
+  }
+  ~RuntimeDirectory() {
+    ::unsetenv("XDG_RUNTIME_DIR");
+    std::filesystem::remove_all(path_);
+  }
+  bool empty() const { return std::filesystem::is_empty(path_); }
+
+ private:
+  std::string path_ = "/tmp/moed-runtime-XXXXXX";
+};
+
 TEST(ProcessEngineGroupTest, ManyRestartsLeakNoDescriptorsAndNoFiles) {
-  const std::filesystem::path runtime_dir = ::testing::TempDir() + "moed-runtime";
-  std::filesystem::create_directory(runtime_dir);
-  ::setenv("XDG_RUNTIME_DIR", runtime_dir.c_str(), 1);
+  const RuntimeDirectory runtime_directory;
   {
     ProcessEngineGroup group(Options());
     ASSERT_EQ(group.Start(), absl::OkStatus());
     ASSERT_TRUE(group.Execute(Plans(1)).ok());
     const int num_fds_serving = CountOpenFds();
-    for (int i = 0; i < 8; ++i) {
-      ::kill(group.rank_processes()[static_cast<size_t>(i) % 2].pid, SIGKILL);
+    for (size_t i = 0; i < 8; ++i) {
+      ::kill(group.rank_processes()[i % 2].pid, SIGKILL);
       ASSERT_EQ(group.Restart(), absl::OkStatus());
       ASSERT_TRUE(group.Execute(Plans(1)).ok());
     }
     EXPECT_TRUE(OpenFdsGoBackTo(num_fds_serving));
-    EXPECT_FALSE(std::filesystem::is_empty(runtime_dir));
+    EXPECT_TRUE(runtime_directory.empty());
   }
-  EXPECT_TRUE(std::filesystem::is_empty(runtime_dir));
+  EXPECT_TRUE(runtime_directory.empty());
   EXPECT_TRUE(OpenFdsGoBackTo(kNumFdsOfThisProgram));
-  ::unsetenv("XDG_RUNTIME_DIR");
-  std::filesystem::remove(runtime_dir);
 }
 
 TEST(ProcessEngineGroupTest, CancelUnblocksAStart) {
@@ -343,7 +356,8 @@ std::vector<pid_t> AwaitEngines(std::unique_ptr<ChildProcess>& supervisor) {
   return pids;
 }
 
-TEST(ProcessEngineGroupTest, KillingTheSupervisorLeavesNoEngine) {
+TEST(ProcessEngineGroupTest, KillingTheSupervisorLeavesNoEngineAndNoFile) {
+  const RuntimeDirectory runtime_directory;
   ASSERT_EQ(::prctl(PR_SET_CHILD_SUBREAPER, 1), 0);  // its orphans become ours
   std::unique_ptr<ChildProcess> supervisor;
   const std::vector<pid_t> engines = AwaitEngines(supervisor);
@@ -354,6 +368,7 @@ TEST(ProcessEngineGroupTest, KillingTheSupervisorLeavesNoEngine) {
     int status = 0;
     EXPECT_EQ(::waitpid(pid, &status, 0), pid);  // would hang if the engine lived on
   }
+  EXPECT_TRUE(runtime_directory.empty());
 }
 
 }  // namespace
