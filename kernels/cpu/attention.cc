@@ -18,37 +18,65 @@ AttentionFunction FunctionFor(const CpuContext& context, DType cache) {
 }
 
 /// Enough for the arrays of attention_inl.h in float32.
-int64_t ScratchBytes(int64_t num_vectors, int64_t head_dim) {
-  const int64_t width = (head_dim + kPanelWidth - 1) / kPanelWidth * kPanelWidth;
-  const int64_t vectors = (num_vectors + 15) / 16 * 16;
+int64_t ScratchBytes(const AttentionTask& task) {
+  const int64_t width = (task.head_dim + kPanelWidth - 1) / kPanelWidth * kPanelWidth;
+  const int64_t vectors = (task.num_rows * task.group_size + 15) / 16 * 16;
   return static_cast<int64_t>(sizeof(float)) *
-         (2 * vectors * width + 2 * vectors + 2 * kKeyTile * width);
+         (2 * kKeyTile * width + task.num_task_heads * (2 * vectors * width + 2 * vectors));
 }
 
-/// Some rows of a slice.
-struct RowBlock {
-  size_t slice;
-  int32_t begin;  // row of q
-  int32_t end;
-};
+/// How many keys a task reads, times rows that look at them.
+int64_t Cost(const AttentionTask& task) {
+  return static_cast<int64_t>(task.num_task_heads) * (task.first_position + task.num_rows) *
+         (task.num_rows + 4);
+}
 
-/// Longest contexts first: the threads then finish close together.
-std::vector<RowBlock> MakeBlocks(const AttentionBatch& batch, int32_t rows_per_block) {
-  std::vector<RowBlock> blocks;
-  for (size_t slice = 0; slice < batch.start_position.size(); ++slice) {
-    for (int32_t row = batch.row_begin[slice]; row < batch.row_begin[slice + 1];) {
-      const int32_t end = std::min(row + rows_per_block, batch.row_begin[slice + 1]);
-      blocks.push_back({slice, row, end});
-      row = end;
+/// What all tasks of a call have in common.
+AttentionTask CommonTask(const AttentionParams& p) {
+  return {.q_stride = p.q.cols,
+          .k_cache = p.cache.k,
+          .v_cache = p.cache.v,
+          .block_size = p.cache.block_size,
+          .num_kv_heads = p.num_kv_heads,
+          .group_size = p.num_heads / p.num_kv_heads,
+          .head_dim = p.head_dim,
+          .scale = p.scale};
+}
+
+/// Cuts each slice into blocks of rows, and the heads of a block with few rows into runs: as long
+/// as a task may be, but so that there are some tasks for every thread. Longest tasks come first,
+/// so that the threads finish close together. How a call is cut changes no result.
+std::vector<AttentionTask> MakeTasks(const AttentionParams& p, int num_threads) {
+  const AttentionBatch& batch = *p.batch;
+  const AttentionTask common = CommonTask(p);
+  const int64_t row_bytes = p.q.cols * static_cast<int64_t>(SizeBytes(p.q.dtype));
+  const int64_t num_slices = static_cast<int64_t>(batch.start_position.size());
+  const int64_t fair_heads = std::max<int64_t>(1, p.num_kv_heads * num_slices / (4 * num_threads));
+  std::vector<AttentionTask> tasks;
+  for (int64_t s = 0; s < num_slices; ++s) {
+    AttentionTask task = common;
+    task.block_table = batch.block_tables.data() + batch.block_begin[s];
+    const int32_t begin = batch.row_begin[s], end = batch.row_begin[s + 1];
+    const int32_t max_rows = std::max(1, kAttentionVectors / common.group_size);
+    for (int32_t row = begin; row < end; row += task.num_rows) {
+      task.num_rows = std::min(max_rows, end - row);
+      task.first_position = batch.start_position[s] + row - begin;
+      task.q = p.q.as<char>() + row * row_bytes;
+      task.out = p.out.as<char>() + row * row_bytes;
+      const int64_t max_heads =
+          std::max(1, kAttentionVectors / (task.num_rows * common.group_size));
+      const int32_t heads = static_cast<int32_t>(std::min(max_heads, fair_heads));
+      for (int32_t head = 0; head < p.num_kv_heads; head += heads) {
+        task.first_kv_head = head;
+        task.num_task_heads = std::min(heads, p.num_kv_heads - head);
+        tasks.push_back(task);
+      }
     }
   }
-  auto last_position = [&](const RowBlock& b) {
-    return batch.start_position[b.slice] + b.end - batch.row_begin[b.slice];
-  };
-  std::stable_sort(blocks.begin(), blocks.end(), [&](const RowBlock& a, const RowBlock& b) {
-    return last_position(a) > last_position(b);
+  std::stable_sort(tasks.begin(), tasks.end(), [](const AttentionTask& a, const AttentionTask& b) {
+    return Cost(a) > Cost(b);
   });
-  return blocks;
+  return tasks;
 }
 
 void CheckBatch(const AttentionParams& p) {
@@ -70,31 +98,17 @@ void CheckBatch(const AttentionParams& p) {
 
 void Attention(CpuContext& context, const AttentionParams& p) {
   CheckBatch(p);
-  const AttentionBatch& batch = *p.batch;
-  const int32_t group_size = p.num_heads / p.num_kv_heads;
-  const int32_t rows_per_block = std::max(1, kAttentionVectors / group_size);
-  const std::vector<RowBlock> blocks = MakeBlocks(batch, rows_per_block);
+  const std::vector<AttentionTask> tasks = MakeTasks(p, context.pool().num_threads());
   const AttentionFunction run = FunctionFor(context, p.cache.dtype);
-  const int64_t row_bytes = p.q.cols * static_cast<int64_t>(SizeBytes(p.q.dtype));
-  context.ReserveScratch(ScratchBytes(rows_per_block * group_size, p.head_dim));
-  context.pool().ParallelFor(blocks.size() * p.num_kv_heads, [&](int64_t i, int thread) {
-    const RowBlock& block = blocks[i / p.num_kv_heads];
-    const int32_t first_row = batch.row_begin[block.slice];
-    run({.q = p.q.as<char>() + block.begin * row_bytes,
-         .out = p.out.as<char>() + block.begin * row_bytes,
-         .q_stride = p.q.cols,
-         .k_cache = p.cache.k,
-         .v_cache = p.cache.v,
-         .block_table = batch.block_tables.data() + batch.block_begin[block.slice],
-         .block_size = p.cache.block_size,
-         .num_kv_heads = p.num_kv_heads,
-         .kv_head = static_cast<int32_t>(i % p.num_kv_heads),
-         .group_size = group_size,
-         .head_dim = p.head_dim,
-         .num_rows = block.end - block.begin,
-         .first_position = batch.start_position[block.slice] + block.begin - first_row,
-         .scale = p.scale,
-         .scratch = context.Scratch(thread)});
+  int64_t scratch_bytes = 0;
+  for (const AttentionTask& task : tasks) {
+    scratch_bytes = std::max(scratch_bytes, ScratchBytes(task));
+  }
+  context.ReserveScratch(scratch_bytes);
+  context.pool().ParallelFor(static_cast<int64_t>(tasks.size()), [&](int64_t i, int thread) {
+    AttentionTask task = tasks[i];
+    task.scratch = context.Scratch(thread);
+    run(task);
   });
 }
 

@@ -17,7 +17,7 @@ struct Bf16Tiles {
     return static_cast<Elem>(bits >> 16);
   }
 
-  static void PackKeys(const uint16_t* const* keys, int num_keys, int head_dim, Elem* panel) {
+  static void PackKeys(const KeyRows<uint16_t>& keys, int num_keys, int head_dim, Elem* panel) {
     const __m512i zero = _mm512_setzero_si512();
     for (int j = 0; j < kKeyTile; j += 16) {
       for (int d = 0; d < head_dim; d += 32) {
@@ -25,7 +25,8 @@ struct Bf16Tiles {
         const __mmask16 mask = static_cast<__mmask16>((1u << pairs) - 1);
         __m512i rows[16];
         for (int i = 0; i < 16; ++i) {
-          rows[i] = j + i < num_keys ? _mm512_maskz_loadu_epi32(mask, keys[j + i] + d) : zero;
+          __builtin_prefetch(keys.next[j + i] + d);
+          rows[i] = j + i < num_keys ? _mm512_maskz_loadu_epi32(mask, keys.row[j + i] + d) : zero;
         }
         Transpose16(rows);
         for (int i = 0; i < pairs; ++i) {
@@ -35,15 +36,20 @@ struct Bf16Tiles {
     }
   }
 
-  static void PackValues(const uint16_t* const* values, int num_keys, int head_dim, Elem* panels) {
+  static void PackValues(const KeyRows<uint16_t>& values, int num_keys, int head_dim,
+                         Elem* panels) {
+    const __m512i first_half = PairIndices(0), second_half = PairIndices(16);
     for (int begin = 0; begin < head_dim; begin += kPanelWidth, panels += kKeyTile * kPanelWidth) {
       for (int j = 0; j < num_keys; j += 2) {
-        for (int d = 0; d < kPanelWidth; d += 16) {
-          const __m512i first = LoadWide(values[j], begin + d, head_dim);
-          const __m512i second = j + 1 < num_keys ? LoadWide(values[j + 1], begin + d, head_dim)
-                                                  : _mm512_setzero_si512();
-          _mm512_storeu_si512(panels + j * kPanelWidth + 2 * d,
-                              _mm512_or_si512(first, _mm512_slli_epi32(second, 16)));
+        for (int d = 0; d < kPanelWidth; d += 32) {
+          __builtin_prefetch(values.next[j] + begin + d);
+          __builtin_prefetch(values.next[j + 1] + begin + d);
+          const __m512i a = LoadFirst32(values.row[j], begin + d, head_dim);
+          const __m512i b = j + 1 < num_keys ? LoadFirst32(values.row[j + 1], begin + d, head_dim)
+                                             : _mm512_setzero_si512();
+          Elem* out = panels + j * kPanelWidth + 2 * d;
+          _mm512_storeu_si512(out, _mm512_permutex2var_epi16(a, first_half, b));
+          _mm512_storeu_si512(out + 32, _mm512_permutex2var_epi16(a, second_half, b));
         }
       }
     }
@@ -56,12 +62,22 @@ struct Bf16Tiles {
   static int PaddedKeys(int num_keys) { return (num_keys + 1) / 2 * 2; }
 
  private:
-  /// Elements [d, d + 16) of a row, zero from head_dim on, each in the low half of a lane.
-  static __m512i LoadWide(const uint16_t* row, int d, int head_dim) {
+  /// Of two rows a and b: a[from], b[from], a[from + 1], b[from + 1], ...
+  static __m512i PairIndices(int from) {
+    alignas(64) uint16_t indices[32];
+    for (int i = 0; i < 16; ++i) {
+      indices[2 * i] = static_cast<uint16_t>(from + i);
+      indices[2 * i + 1] = static_cast<uint16_t>(32 + from + i);
+    }
+    return _mm512_load_si512(indices);
+  }
+
+  /// Elements [d, d + 32) of a row, zero from head_dim on.
+  static __m512i LoadFirst32(const uint16_t* row, int d, int head_dim) {
     const int n = head_dim - d;
     if (n <= 0) return _mm512_setzero_si512();
-    const __mmask16 mask = static_cast<__mmask16>(n >= 16 ? 0xffffu : (1u << n) - 1);
-    return _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, row + d));
+    const __mmask32 mask = n >= 32 ? ~__mmask32{0} : (__mmask32{1} << n) - 1;
+    return _mm512_maskz_loadu_epi16(mask, row + d);
   }
 
   /// rows[i] lane j <-> rows[j] lane i.

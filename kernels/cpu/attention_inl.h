@@ -14,6 +14,15 @@
 namespace moed::kernels::cpu {
 namespace {
 
+/// Where the keys (or values) of a tile are, and those of the tile that comes next: to be
+/// prefetched row by row while this one is packed, for caches drop what is asked of them in one
+/// burst.
+template <typename Cache>
+struct KeyRows {
+  const Cache* row[kKeyTile];
+  const Cache* next[kKeyTile];  // all are valid addresses
+};
+
 /// Query vectors and tiles in float32.
 struct FloatTiles {
   using Elem = float;
@@ -22,22 +31,22 @@ struct FloatTiles {
 
   /// keys [64, head_dim] at row pointers -> panel [head_dim, 64]; keys from num_keys on are zero.
   template <typename Cache>
-  static void PackKeys(const Cache* const* keys, int num_keys, int head_dim, Elem* panel) {
+  static void PackKeys(const KeyRows<Cache>& keys, int num_keys, int head_dim, Elem* panel) {
     for (int j = 0; j < kKeyTile; ++j) {
       for (int d = 0; d < head_dim; ++d) {
-        panel[d * kPanelWidth + j] = j < num_keys ? ToFloat(keys[j][d]) : 0.0f;
+        panel[d * kPanelWidth + j] = j < num_keys ? ToFloat(keys.row[j][d]) : 0.0f;
       }
     }
   }
 
   /// values [64, head_dim] at row pointers -> head_dim / 64 panels [64, 64], zero-padded.
   template <typename Cache>
-  static void PackValues(const Cache* const* values, int num_keys, int head_dim, Elem* panels) {
+  static void PackValues(const KeyRows<Cache>& values, int num_keys, int head_dim, Elem* panels) {
     for (int begin = 0; begin < head_dim; begin += kPanelWidth, panels += kKeyTile * kPanelWidth) {
       for (int j = 0; j < num_keys; ++j) {
         for (int d = 0; d < kPanelWidth; d += kLanes) {
           const int n = head_dim - begin - d;
-          const Vec v = n > 0 ? LoadFirst(values[j] + begin + d, n) : Zero();
+          const Vec v = n > 0 ? LoadFirst(values.row[j] + begin + d, n) : Zero();
           Store(panels + j * kPanelWidth + d, v);
         }
       }
@@ -64,30 +73,67 @@ struct AttentionArrays {
 
 inline int RoundUp(int n, int multiple) { return (n + multiple - 1) / multiple * multiple; }
 
+/// The arrays of the task's head number `head`; all heads share those of keys and values.
 template <typename Elem>
-AttentionArrays<Elem> SplitScratch(void* scratch, int num_vectors, int head_dim) {
-  const int64_t width = RoundUp(head_dim, kPanelWidth);
-  const int64_t vectors = RoundUp(num_vectors, 16);
+AttentionArrays<Elem> HeadArrays(const AttentionTask& task, int head) {
+  const int64_t width = RoundUp(task.head_dim, kPanelWidth);
+  const int64_t vectors = RoundUp(task.num_rows * task.group_size, 16);
+  const int64_t head_floats = 2 * vectors * width + 2 * vectors;
   AttentionArrays<Elem> a;
-  a.acc = static_cast<float*>(scratch);
+  a.keys = static_cast<Elem*>(task.scratch);
+  a.values = a.keys + kKeyTile * width;
+  a.acc = reinterpret_cast<float*>(a.values + kKeyTile * width) + head * head_floats;
   a.max = a.acc + vectors * width;
   a.sum = a.max + vectors;
   a.q = reinterpret_cast<Elem*>(a.sum + vectors);
-  a.keys = a.q + vectors * width;
-  a.values = a.keys + kKeyTile * width;
   return a;
 }
 
+/// The task of one of its heads alone.
+inline AttentionTask OneHead(const AttentionTask& task, int head) {
+  AttentionTask one = task;
+  one.first_kv_head += head;
+  one.num_task_heads = 1;
+  return one;
+}
+
+/// A tile of one head.
+struct TilePlace {
+  int kv_head;
+  int first_key;
+};
+
+/// The rows of keys [first_key, first_key + num_keys) of a head in a cache (k or v).
 template <typename Cache>
-void FindRows(const AttentionTask& task, const void* cache, int first_key, int num_keys,
+void FindRows(const AttentionTask& task, const void* cache, const TilePlace& place, int num_keys,
               const Cache** rows) {
   const Cache* base = static_cast<const Cache*>(cache);
-  for (int j = 0; j < num_keys; ++j) {
-    const int position = first_key + j;
-    const int64_t block = task.block_table[position / task.block_size];
-    const int64_t head = block * task.num_kv_heads + task.kv_head;
-    rows[j] = base + (head * task.block_size + position % task.block_size) * task.head_dim;
+  int block = place.first_key / task.block_size, offset = place.first_key % task.block_size;
+  for (int j = 0; j < num_keys; ++block, offset = 0) {
+    const int64_t head =
+        static_cast<int64_t>(task.block_table[block]) * task.num_kv_heads + place.kv_head;
+    const Cache* row = base + (head * task.block_size + offset) * task.head_dim;
+    for (; offset < task.block_size && j < num_keys; ++offset, row += task.head_dim) {
+      rows[j++] = row;
+    }
   }
+}
+
+/// The keys of the task that lie in a tile.
+inline int CountKeys(const AttentionTask& task, const TilePlace& place) {
+  const int rest = task.first_position + task.num_rows - place.first_key;
+  return rest < kKeyTile ? rest : kKeyTile;
+}
+
+template <typename Cache>
+KeyRows<Cache> FindKeyRows(const AttentionTask& task, const void* cache, const TilePlace& place,
+                           const TilePlace& next) {
+  KeyRows<Cache> rows;
+  FindRows(task, cache, place, CountKeys(task, place), rows.row);
+  const int num_next = CountKeys(task, next);
+  FindRows(task, cache, next, num_next, rows.next);
+  for (int j = num_next; j < kKeyTile; ++j) rows.next[j] = rows.row[0];
+  return rows;
 }
 
 /// Turns scores [64] of one query vector, of which num_keys count, into exp(scale * score - max)
@@ -158,7 +204,7 @@ template <typename Tiles, typename X>
 void LoadQueries(const AttentionTask& task, const AttentionArrays<typename Tiles::Elem>& a) {
   const int width = RoundUp(task.head_dim, kPanelWidth);
   for (int v = 0; v < task.num_rows * task.group_size; ++v) {
-    const int head = task.kv_head * task.group_size + v % task.group_size;
+    const int head = task.first_kv_head * task.group_size + v % task.group_size;
     const X* q = static_cast<const X*>(task.q) + (v / task.group_size) * task.q_stride +
                  static_cast<int64_t>(head) * task.head_dim;
     for (int d = 0; d < task.head_dim; ++d) {
@@ -174,7 +220,7 @@ template <typename X, typename Elem>
 void StoreOutputs(const AttentionTask& task, const AttentionArrays<Elem>& a) {
   const int width = RoundUp(task.head_dim, kPanelWidth);
   for (int v = 0; v < task.num_rows * task.group_size; ++v) {
-    const int head = task.kv_head * task.group_size + v % task.group_size;
+    const int head = task.first_kv_head * task.group_size + v % task.group_size;
     X* out = static_cast<X*>(task.out) + (v / task.group_size) * task.q_stride +
              static_cast<int64_t>(head) * task.head_dim;
     const Vec scale = Set(1.0f / a.sum[v]);
@@ -184,27 +230,48 @@ void StoreOutputs(const AttentionTask& task, const AttentionArrays<Elem>& a) {
   }
 }
 
+/// Packs one tile of keys of one head and adds it to all query vectors that may see it.
+template <typename Tile, typename Tiles, typename Cache>
+void RunTile(const AttentionTask& task, const AttentionArrays<typename Tiles::Elem>& a,
+             const TilePlace& place, const TilePlace& next) {
+  const int num_keys = CountKeys(task, place), first_key = place.first_key;
+  Tiles::PackKeys(FindKeyRows<Cache>(task, task.k_cache, place, next), num_keys, task.head_dim,
+                  a.keys);
+  Tiles::PackValues(FindKeyRows<Cache>(task, task.v_cache, place, next), num_keys, task.head_dim,
+                    a.values);
+  // The first row that sees a key of this tile stands at the tile's first position.
+  const int skipped = first_key > task.first_position ? first_key - task.first_position : 0;
+  const int num_vectors = task.num_rows * task.group_size;
+  for (int v = skipped * task.group_size; v < num_vectors; v += Tile::kMaxRows) {
+    const int rest = num_vectors - v;
+    AddTile<Tile, Tiles>(task, a, first_key, v, rest < Tile::kMaxRows ? rest : Tile::kMaxRows);
+  }
+}
+
+/// Of the steps over tiles and, within a tile, heads.
+inline TilePlace PlaceOf(const AttentionTask& task, int step) {
+  return {.kv_head = task.first_kv_head + step % task.num_task_heads,
+          .first_key = step / task.num_task_heads * kKeyTile};
+}
+
+/// All heads take part in a tile before the next one: in a block their keys are neighbours in
+/// memory, so that a task reads long runs.
 template <typename Tile, typename Tiles, typename X, typename Cache>
 void RunAttention(const AttentionTask& task) {
-  const int num_vectors = task.num_rows * task.group_size;
-  const auto a = SplitScratch<typename Tiles::Elem>(task.scratch, num_vectors, task.head_dim);
-  LoadQueries<Tiles, X>(task, a);
-  const int num_keys = task.first_position + task.num_rows;
-  for (int first_key = 0; first_key < num_keys; first_key += kKeyTile) {
-    const Cache* rows[kKeyTile];
-    const int count = num_keys - first_key < kKeyTile ? num_keys - first_key : kKeyTile;
-    FindRows(task, task.k_cache, first_key, count, rows);
-    Tiles::PackKeys(rows, count, task.head_dim, a.keys);
-    FindRows(task, task.v_cache, first_key, count, rows);
-    Tiles::PackValues(rows, count, task.head_dim, a.values);
-    // The first row that sees a key of this tile stands at the tile's first position.
-    const int skipped = first_key > task.first_position ? first_key - task.first_position : 0;
-    for (int v = skipped * task.group_size; v < num_vectors; v += Tile::kMaxRows) {
-      const int rest = num_vectors - v;
-      AddTile<Tile, Tiles>(task, a, first_key, v, rest < Tile::kMaxRows ? rest : Tile::kMaxRows);
-    }
+  using Elem = typename Tiles::Elem;
+  for (int h = 0; h < task.num_task_heads; ++h) {
+    LoadQueries<Tiles, X>(OneHead(task, h), HeadArrays<Elem>(task, h));
   }
-  StoreOutputs<X>(task, a);
+  const int num_tiles = (task.first_position + task.num_rows + kKeyTile - 1) / kKeyTile;
+  const int num_steps = num_tiles * task.num_task_heads;
+  for (int step = 0; step < num_steps; ++step) {
+    const int next = step + 1 < num_steps ? step + 1 : step;
+    RunTile<Tile, Tiles, Cache>(task, HeadArrays<Elem>(task, step % task.num_task_heads),
+                                PlaceOf(task, step), PlaceOf(task, next));
+  }
+  for (int h = 0; h < task.num_task_heads; ++h) {
+    StoreOutputs<X>(OneHead(task, h), HeadArrays<Elem>(task, h));
+  }
 }
 
 }  // namespace

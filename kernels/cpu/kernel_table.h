@@ -48,11 +48,11 @@ struct GemmKernels {
   void (*f32_f32)(const GemmTask& task);   // f32 activations, f32 weights
 };
 
-// A task of attention has at most this many query vectors (rows times heads), if one row has no
-// more.
+// A task of attention has at most this many query vectors (rows times query heads), unless one row
+// and one KV head have more.
 inline constexpr int kAttentionVectors = 48;
 
-/// Consecutive rows of one slice, and all query heads that share one KV head.
+/// Consecutive rows of one slice, and all query heads that share some KV heads.
 struct AttentionTask {
   const void* q = nullptr;  // first row, activation dtype; rows are q_stride elements apart
   void* out = nullptr;      // as q
@@ -62,13 +62,14 @@ struct AttentionTask {
   const int32_t* block_table = nullptr;
   int32_t block_size = 0;
   int32_t num_kv_heads = 0;
-  int32_t kv_head = 0;
-  int32_t group_size = 0;  // query heads per KV head
+  int32_t first_kv_head = 0;   // the task is about this KV head
+  int32_t num_task_heads = 1;  // and the ones after it, so many in all
+  int32_t group_size = 0;      // query heads per KV head
   int32_t head_dim = 0;
   int32_t num_rows = 0;
   int32_t first_position = 0;  // of the first row; row i sees keys 0..first_position + i
   float scale = 1.0f;
-  void* scratch = nullptr;  // AttentionScratchBytes() of it, 64-byte aligned
+  void* scratch = nullptr;  // sized by attention.cc, 64-byte aligned
 };
 
 struct AttentionKernels {

@@ -50,16 +50,24 @@ uint16_t ReadBf16(const SourceRow& row, int64_t i) {
 // L1/L2.
 constexpr int64_t kPackStep = 64;
 
+/// Elements [begin, end) of a row into column c of a panel of pairs; begin is even.
+void PackBf16Column(const SourceRow& row, int64_t begin, int64_t end, uint16_t* column) {
+  int64_t i = begin;
+  if (row.dtype == DType::kBF16 && row.data != nullptr) {  // pairs as they are
+    for (; i + 2 <= end; i += 2) {
+      std::memcpy(column + i * kPanelWidth, row.data + 2 * i, 2 * sizeof(uint16_t));
+    }
+  }
+  for (; i < end; i += 2) {
+    column[i * kPanelWidth] = ReadBf16(row, i);
+    column[i * kPanelWidth + 1] = i + 1 < end ? ReadBf16(row, i + 1) : uint16_t{0};
+  }
+}
+
 void PackBf16Panel(const SourceRow* rows, int64_t k, uint16_t* panel) {
   for (int64_t begin = 0; begin < k; begin += kPackStep) {
     const int64_t end = std::min(begin + kPackStep, k);
-    for (int c = 0; c < kPanelWidth; ++c) {
-      for (int64_t i = begin; i < end; i += 2) {
-        uint16_t* pair = panel + i * kPanelWidth + 2 * c;
-        pair[0] = ReadBf16(rows[c], i);
-        pair[1] = i + 1 < k ? ReadBf16(rows[c], i + 1) : uint16_t{0};
-      }
-    }
+    for (int c = 0; c < kPanelWidth; ++c) PackBf16Column(rows[c], begin, end, panel + 2 * c);
   }
 }
 

@@ -33,15 +33,26 @@ void StoreElements(const RowKernels& rows, const float* x, int64_t n, DType dtyp
   std::memcpy(out, x, n * sizeof(float));
 }
 
-/// x [num_kv_heads, head_dim] into the slot of every head of `cache` (k or v).
-void StoreInSlot(const RowKernels& rows, const PrepareQkvParams& p, const KvCacheView& view,
-                 int32_t slot, const float* x, void* cache) {
+/// The rows [num_kv_heads] of one token in a cache (k or v).
+struct CacheSlot {
+  char* first = nullptr;    // of head 0
+  int64_t head_stride = 0;  // in bytes
+};
+
+CacheSlot FindSlot(const PrepareQkvParams& p, const KvCacheView& view, int32_t slot, void* cache) {
+  const int64_t row_bytes = p.head_dim * static_cast<int64_t>(SizeBytes(view.dtype));
   const int64_t block = slot / view.block_size, offset = slot % view.block_size;
-  const int64_t size = static_cast<int64_t>(SizeBytes(view.dtype));
+  const int64_t first_row = block * p.num_kv_heads * view.block_size + offset;
+  return {.first = static_cast<char*>(cache) + first_row * row_bytes,
+          .head_stride = view.block_size * row_bytes};
+}
+
+/// x [num_kv_heads, head_dim] into a slot.
+void StoreHeads(const RowKernels& rows, const PrepareQkvParams& p, const float* x, DType dtype,
+                const CacheSlot& slot) {
   for (int64_t head = 0; head < p.num_kv_heads; ++head) {
-    const int64_t row = (block * p.num_kv_heads + head) * view.block_size + offset;
-    StoreElements(rows, x + head * p.head_dim, p.head_dim, view.dtype,
-                  static_cast<char*>(cache) + row * p.head_dim * size);
+    StoreElements(rows, x + head * p.head_dim, p.head_dim, dtype,
+                  slot.first + head * slot.head_stride);
   }
 }
 
@@ -67,8 +78,8 @@ void PrepareQkv(CpuContext& context, const PrepareQkvParams& p, const KvCacheVie
     StoreElements(rows, q, q_width, p.q_out.dtype, p.q_out.as<char>() + row * q_bytes);
     const int32_t slot = p.slots[row];
     MOED_CHECK(slot >= 0 && slot / cache.block_size < cache.num_blocks);
-    StoreInSlot(rows, p, cache, slot, k, cache.k);
-    StoreInSlot(rows, p, cache, slot, v, cache.v);
+    StoreHeads(rows, p, k, cache.dtype, FindSlot(p, cache, slot, cache.k));
+    StoreHeads(rows, p, v, cache.dtype, FindSlot(p, cache, slot, cache.v));
   });
 }
 
