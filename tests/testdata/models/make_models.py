@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""Makes the small random models of this folder and what the transformers library computes with them.
+"""Makes the small random models of this folder and what transformers computes with them.
 
     python make_models.py [NAME...]        (needs torch and transformers >= 5)
 
 Each model is a pure function of its entry in MODELS. README.md describes the files.
 """
 
+import copy
 import json
 import os
 import re
@@ -32,25 +33,33 @@ CLASSES = {
 BASE = dict(vocab_size=128, hidden_size=64, num_hidden_layers=2, num_attention_heads=4,
             num_key_value_heads=2, max_position_embeddings=128, bos_token_id=1, eos_token_id=2,
             tie_word_embeddings=False)
-# Prompts whose routing is nearly a tie would make any lower precision look wrong, so none is taken:
-# the smallest distance of the last chosen expert's router logit to the first one not chosen.
-PROMPT_MARGIN, GREEDY_MARGIN = 0.06, 0.01
+# Near a tie of the router any lower precision may choose another expert and then differ by much. So
+# that lower precisions can be judged at all, no prompt comes near one:
+# Router logit of the last chosen expert less that of the first not chosen.
+PROMPT_MARGIN, GREEDY_MARGIN = 0.06, 0.02
+# Relative L2 error of bfloat16 (of weights and of the inputs of matrix products) over a prompt and
+# its greedy tokens together, and at each position.
+MAX_BF16_ERROR, MAX_BF16_ROW_ERROR = 0.014, 0.035
+MIN_BF16_LEAD = 0.5  # of a greedy token over the next best, in parts of its float32 lead
+MAX_DRAWS = 150
 MIN_DISTINCT = 6  # different tokens in a greedy continuation
 SMALLEST_GAP = 0.01  # between the two best logits of a greedy step, in standard deviations
 
 
 def model(model_type, *, dtype="bfloat16", layout="per_expert", moe_prefix=None, spelling=4,
-          shards=1, rope=None, absent=(), generation=None, **config):
+          shards=1, rope=None, absent=(), generation=None, embedding_scale=1.0, **config):
     """An entry of MODELS; `config` overrides BASE.
 
-    layout: per_expert (A, A', E of published files), fused (B) or fused_dot_weight (B, with .weight).
+    layout: per_expert (A, A', E of published files), fused (B), fused_dot_weight (B, .weight).
     moe_prefix: renames the module `mlp` or `block_sparse_moe` of fused layouts.
     spelling: 4 or 5, the transformers version whose config keys are used.
     absent: config keys to leave out.
+    embedding_scale: small beside what the layers add where the head is tied, or each token predicts
+        itself.
     """
     return dict(model_type=model_type, dtype=dtype, layout=layout, moe_prefix=moe_prefix,
                 spelling=spelling, shards=shards, rope=rope or {}, absent=absent,
-                generation=generation or {}, config=config)
+                generation=generation or {}, embedding_scale=embedding_scale, config=config)
 
 
 LLAMA3 = dict(rope_type="llama3", rope_theta=1e4, factor=4.0, low_freq_factor=1.0,
@@ -68,7 +77,8 @@ MODELS = {
     "qwen3_moe_dense_layers": model(
         "qwen3_moe", dtype="float32", num_hidden_layers=3, decoder_sparse_step=2,
         intermediate_size=56, hidden_size=48, head_dim=24, num_experts=4, num_experts_per_tok=2,
-        moe_intermediate_size=24, norm_topk_prob=False, tie_word_embeddings=True, rope=YARN),
+        moe_intermediate_size=24, norm_topk_prob=False, tie_word_embeddings=True,
+        embedding_scale=0.5, rope=YARN),
     "qwen3_moe_fused": model(
         "qwen3_moe", dtype="float16", layout="fused", spelling=5, mlp_only_layers=[0],
         intermediate_size=40, hidden_size=96, head_dim=24, num_key_value_heads=1, num_experts=5,
@@ -83,10 +93,10 @@ MODELS = {
     "mixtral_fused": model(
         "mixtral", dtype="float32", layout="fused_dot_weight", spelling=5, hidden_size=48,
         head_dim=24, num_local_experts=6, num_experts_per_tok=1, intermediate_size=24,
-        tie_word_embeddings=True),
+        tie_word_embeddings=True, embedding_scale=0.5),
     "mixtral_fused_old_prefix": model(
-        "mixtral", layout="fused", moe_prefix="block_sparse_moe", num_key_value_heads=4, head_dim=16,
-        num_local_experts=5, num_experts_per_tok=3, intermediate_size=40, rope=YARN),
+        "mixtral", layout="fused", moe_prefix="block_sparse_moe", num_key_value_heads=4,
+        head_dim=16, num_local_experts=5, num_experts_per_tok=3, intermediate_size=40, rope=YARN),
     "mixtral_sharded": model(
         "mixtral", dtype="float16", shards=2, num_key_value_heads=1, num_local_experts=3,
         num_experts_per_tok=3, intermediate_size=40, rope=LLAMA3),
@@ -96,10 +106,10 @@ MODELS = {
         shared_expert_intermediate_size=40, num_key_value_heads=4, norm_topk_prob=False,
         rope=dict(rope_theta=1e6)),
     "qwen2_moe_dense_layers": model(
-        "qwen2_moe", dtype="float16", spelling=5, num_hidden_layers=3, mlp_only_layers=[1],
+        "qwen2_moe", spelling=5, num_hidden_layers=3, mlp_only_layers=[1],
         intermediate_size=56, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=32,
         shared_expert_intermediate_size=24, qkv_bias=False, norm_topk_prob=True,
-        tie_word_embeddings=True, rope=YARN),
+        tie_word_embeddings=True, embedding_scale=0.5, rope=YARN),
     "qwen2_moe_fused": model(
         "qwen2_moe", dtype="float32", layout="fused", hidden_size=48, num_experts=5,
         num_experts_per_tok=4, moe_intermediate_size=20, shared_expert_intermediate_size=28,
@@ -112,13 +122,12 @@ MODELS = {
         intermediate_size=40, clip_qkv=0.75, attention_bias=True, norm_topk_prob=True),
     "olmoe_fused": model(
         "olmoe", dtype="float16", layout="fused", spelling=5, num_experts=16,
-        num_experts_per_tok=3, intermediate_size=16, num_key_value_heads=1,
-        tie_word_embeddings=True, rope=LLAMA3),
+        num_experts_per_tok=3, intermediate_size=16, num_key_value_heads=1, rope=LLAMA3),
     # GraniteMoE: multipliers; softmax over the chosen k.
     "granitemoe_basic": model(
         "granitemoe", num_local_experts=8, num_experts_per_tok=4, intermediate_size=24,
-        tie_word_embeddings=True, embedding_multiplier=12.0, residual_multiplier=0.22,
-        attention_multiplier=0.0625, logits_scaling=6.0),
+        tie_word_embeddings=True, embedding_scale=0.02, embedding_multiplier=12.0,
+        residual_multiplier=0.22, attention_multiplier=0.0625, logits_scaling=6.0),
     "granitemoe_bias": model(
         "granitemoe", dtype="float32", hidden_size=48, num_local_experts=5, num_experts_per_tok=2,
         intermediate_size=40, num_key_value_heads=4, attention_bias=True,
@@ -131,8 +140,9 @@ MODELS = {
         logits_scaling=0.5),
     "granitemoeshared_basic": model(
         "granitemoeshared", num_local_experts=6, num_experts_per_tok=2, intermediate_size=24,
-        shared_intermediate_size=40, tie_word_embeddings=True, embedding_multiplier=12.0,
-        residual_multiplier=0.22, attention_multiplier=0.0625, logits_scaling=6.0),
+        shared_intermediate_size=40, tie_word_embeddings=True, embedding_scale=0.02,
+        embedding_multiplier=12.0, residual_multiplier=0.22, attention_multiplier=0.0625,
+        logits_scaling=6.0),
     "granitemoeshared_without_shared": model(
         "granitemoeshared", dtype="float32", shards=2, hidden_size=48, num_local_experts=4,
         num_experts_per_tok=2, intermediate_size=24, shared_intermediate_size=0,
@@ -146,12 +156,9 @@ MODELS = {
 }
 
 
-def randomize(net, generator):
+def randomize(net, embedding_scale, generator):
     """Weights large enough that every feature shows in the logits."""
-    embedding_std = 1.0 / getattr(net.config, "embedding_multiplier", 1.0)
-    if net.config.tie_word_embeddings:
-        # Small beside what the layers add; else every token predicts itself.
-        embedding_std *= 0.35 * getattr(net.config, "residual_multiplier", 1.0)
+    embedding_std = embedding_scale / getattr(net.config, "embedding_multiplier", 1.0)
     with torch.no_grad():
         for name, tensor in sorted(net.named_parameters()):
             noise = torch.randn(tensor.shape, generator=generator)
@@ -162,7 +169,7 @@ def randomize(net, generator):
             elif "embed_tokens" in name:
                 tensor.copy_(embedding_std * noise)
             else:
-                tensor.copy_(noise * 1.5 / tensor.shape[-1] ** 0.5)
+                tensor.copy_(noise * 1.2 / tensor.shape[-1] ** 0.5)
 
 
 def rounded(net, dtype):
@@ -251,17 +258,25 @@ def write_json(path, value):
         file.write("\n")
 
 
-class RouterMargins:
-    """Runs a model and sees how clear each token's choice of experts was."""
+class Runner:
+    """Runs a model in float32, sees how clear each choice of experts was, and imitates bfloat16."""
 
     def __init__(self, net):
         self.net = net
         self.top_k = net.config.num_experts_per_tok
         self.router_logits = []
+        self.low = copy.deepcopy(net)
+        rounded(self.low, torch.bfloat16)
         for module in net.modules():
             if type(module).__name__.endswith("TopKRouter"):
                 module.register_forward_hook(
                     lambda _module, _inputs, outputs: self.router_logits.append(outputs[0]))
+        for name, module in self.low.named_modules():
+            if type(module).__name__.endswith(("Linear", "TopKRouter", "Experts")):
+                module.register_forward_pre_hook(
+                    lambda _module, inputs: (inputs[0].bfloat16().float(), *inputs[1:]))
+            if name.endswith(("k_proj", "v_proj")):  # the KV cache
+                module.register_forward_hook(lambda _module, _inputs, out: out.bfloat16().float())
 
     def run(self, ids):
         """(logits [T, V], smallest margin over the layers for each token [T])"""
@@ -275,6 +290,21 @@ class RouterMargins:
                 margins = torch.minimum(margins, best[:, self.top_k - 1] - best[:, self.top_k])
         return logits, margins
 
+    def is_clear_in_bf16(self, prompt, tokens, gaps):
+        """Whether bfloat16 stays close, and every greedy token well ahead."""
+        ids = prompt + tokens
+        logits = self.run(ids)[0]
+        with torch.no_grad():
+            low = self.low(torch.tensor([ids]), use_cache=False).logits[0]
+        rows = (low - logits).norm(dim=-1) / logits.norm(dim=-1)
+        chosen = low[len(prompt) - 1:-1].clone()
+        tokens = torch.tensor(tokens)[:, None]
+        ahead = chosen.gather(1, tokens)[:, 0]
+        ahead -= chosen.scatter(1, tokens, -float("inf")).max(dim=-1).values
+        return ((low - logits).norm() / logits.norm() <= MAX_BF16_ERROR
+                and rows.max() <= MAX_BF16_ROW_ERROR
+                and bool((ahead >= MIN_BF16_LEAD * torch.tensor(gaps)).all()))
+
 
 def draw_prompt(runner, length, vocab_size, generator):
     """Token by token, each with a clear choice of experts."""
@@ -287,7 +317,7 @@ def draw_prompt(runner, length, vocab_size, generator):
 
 
 def greedy(runner, prompt):
-    """(NUM_GENERATED greedy tokens, their top-two gaps), or None if one was nearly a tie or dull."""
+    """(NUM_GENERATED tokens, their top-two gaps), or None if they are nearly ties, or dull."""
     ids, gaps = list(prompt), []
     for _ in range(NUM_GENERATED):
         logits, margins = runner.run(ids)
@@ -297,15 +327,25 @@ def greedy(runner, prompt):
             return None
         ids.append(top.indices[0].item())
     tokens = ids[len(prompt):]
-    return (tokens, gaps) if len(set(tokens)) >= MIN_DISTINCT else None
+    if len(set(tokens)) < MIN_DISTINCT or not runner.is_clear_in_bf16(prompt, tokens, gaps):
+        return None
+    return tokens, gaps
 
 
-def draw_case(runner, length, vocab_size, generator):
-    while True:
-        prompt = draw_prompt(runner, length, vocab_size, generator)
-        continuation = greedy(runner, prompt)
-        if continuation:
-            return prompt, *continuation, runner.run(prompt)[0]
+def draw_cases(net, generator):
+    """[(prompt, greedy tokens, gaps, prompt logits)], or None if these weights give none."""
+    runner, cases = Runner(net), []
+    for length in PROMPT_LENGTHS:
+        for _ in range(MAX_DRAWS):
+            prompt = draw_prompt(runner, length, net.config.vocab_size, generator)
+            continuation = greedy(runner, prompt)
+            if continuation:
+                cases.append((prompt, *continuation, runner.run(prompt)[0]))
+                break
+        else:
+            print(f"  no prompt of {length} tokens is clear enough; other weights are tried")
+            return None
+    return cases
 
 
 def make(name, entry):
@@ -320,17 +360,19 @@ def make(name, entry):
     config._attn_implementation = "eager"
     config._experts_implementation = "eager"
     net = getattr(transformers, net_class)(config).to(torch.float32).eval()
-    randomize(net, generator)
-    rounded(net, DTYPES[entry["dtype"]])
+    cases = None
+    while cases is None:
+        randomize(net, entry["embedding_scale"], generator)
+        rounded(net, DTYPES[entry["dtype"]])
+        cases = draw_cases(net, generator)
 
     save_weights(stored_tensors(net, entry), folder, entry["shards"])
     write_json(os.path.join(folder, "config.json"), stored_config(net, entry))
     generation = {"bos_token_id": 1, "eos_token_id": 2, **entry["generation"]}
     write_json(os.path.join(folder, "generation_config.json"), generation)
 
-    expected, tensors, runner = [], {}, RouterMargins(net)
-    for i, length in enumerate(PROMPT_LENGTHS):
-        prompt, tokens, gaps, logits = draw_case(runner, length, settings["vocab_size"], generator)
+    expected, tensors = [], {}
+    for i, (prompt, tokens, gaps, logits) in enumerate(cases):
         tensors[f"prompt_{i}.logits"] = logits.contiguous()
         expected.append(dict(prompt=prompt, greedy=tokens, gaps=[float(f"{g:.6g}") for g in gaps]))
         print(f"  prompt {i}: logit std {logits.std():.3f}, {len(set(tokens))} distinct of"
