@@ -9,12 +9,20 @@
 
 namespace moed {
 
-enum class ModelFamily : uint8_t { kMixtral, kQwen2Moe, kQwen3Moe, kOlmoe, kGraniteMoe, kGraniteMoeShared };
+enum class ModelFamily : uint8_t {
+  kMixtral,
+  kQwen2Moe,
+  kQwen3Moe,
+  kOlmoe,
+  kGraniteMoe,
+  kGraniteMoeShared
+};
 enum class QkNormKind : uint8_t { kNone, kPerHead, kFull };
 enum class RouterScoringKind : uint8_t { kSoftmaxThenTopK, kTopKThenSoftmax };
 enum class RopeType : uint8_t { kDefault, kLinear, kLlama3, kYarn };
 
-/// Rotary embedding; formulas in Peng et al. 2023 (yarn) and the transformers library's modeling_rope_utils.
+/// Rotary embedding; formulas in Peng et al. 2023 (yarn) and the transformers library's
+/// modeling_rope_utils.
 struct RopeConfig {
   RopeType type = RopeType::kDefault;
   double theta = 10000.0;
@@ -30,7 +38,8 @@ struct RopeConfig {
   bool operator==(const RopeConfig&) const = default;
 };
 
-/// A model's config.json in one normal form, whatever the family spells it like. Immutable after parsing.
+/// A model's config.json in one normal form, whatever the family spells it like. Immutable after
+/// parsing.
 struct ModelConfig {
   ModelFamily family = ModelFamily::kQwen3Moe;
   std::string architecture;  // as written, e.g. "Qwen3MoeForCausalLM"
@@ -49,11 +58,11 @@ struct ModelConfig {
   bool qkv_bias = false;
   bool o_bias = false;
   QkNormKind qk_norm = QkNormKind::kNone;
-  double clip_qkv = 0;              // 0 = off
-  double attention_scale = 0;       // multiplies q . k; head_dim^-0.5 unless the family says otherwise
+  double clip_qkv = 0;         // 0 = off
+  double attention_scale = 0;  // multiplies q . k; head_dim^-0.5 unless the family says otherwise
   double embedding_multiplier = 1;
   double residual_multiplier = 1;
-  double logits_scaling = 1;        // logits are divided by it
+  double logits_scaling = 1;  // logits are divided by it
 
   int64_t num_experts = 0;
   int64_t top_k = 0;
@@ -62,8 +71,8 @@ struct ModelConfig {
   RouterScoringKind router_scoring = RouterScoringKind::kSoftmaxThenTopK;
   int64_t shared_intermediate_size = 0;  // 0 = no shared expert
   bool shared_expert_gate = false;
-  std::vector<bool> layer_is_moe;        // [num_layers]
-  int64_t dense_intermediate_size = 0;   // of the layers that are not MoE
+  std::vector<bool> layer_is_moe;       // [num_layers]
+  int64_t dense_intermediate_size = 0;  // of the layers that are not MoE
 
   std::vector<int32_t> eos_token_ids;
   std::optional<int32_t> bos_token_id;
@@ -84,8 +93,8 @@ struct GenerationDefaults {
   bool operator==(const GenerationDefaults&) const = default;
 };
 
-/// Parses the text of config.json. INVALID_ARGUMENT names the key, what was seen and what was expected;
-/// UNIMPLEMENTED names a family or a feature that would change the mathematics.
+/// Parses the text of config.json. INVALID_ARGUMENT names the key, what was seen and what was
+/// expected; UNIMPLEMENTED names a family or a feature that would change the mathematics.
 absl::StatusOr<ModelConfig> ParseModelConfig(const std::string& json_text);
 
 /// Parses the text of generation_config.json.
