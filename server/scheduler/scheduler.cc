@@ -310,28 +310,25 @@ absl::Status Scheduler::CheckResult(int32_t rank_index, const StepResult& result
     return absl::InternalError(absl::StrFormat("step %d: rank %d answered for step %d",
                                                last_step_id_, rank_index, result.step_id));
   }
-  size_t num_sampled = 0;
-  for (const PlannedSlice& planned : ranks_[rank_index].slices) {
-    const Sequence& sequence = *planned.sequence;
-    if (planned.num_new_tokens < sequence.num_uncomputed()) continue;
-    if (num_sampled == result.sampled.size()) break;
-    const SampledToken& token = result.sampled[num_sampled++];
-    if (token.sequence_id != sequence.id || token.token_id < 0 ||
-        token.token_id >= options_.vocab_size) {
-      return absl::InternalError(absl::StrFormat(
-          "step %d: rank %d sampled token %d for sequence %d, expected one of %d for sequence %d",
-          last_step_id_, rank_index, token.token_id, token.sequence_id, options_.vocab_size,
-          sequence.id));
-    }
+  std::vector<uint64_t> expected;
+  for (const auto& [sequence, num_new_tokens] : ranks_[rank_index].slices) {
+    if (num_new_tokens == sequence->num_uncomputed()) expected.push_back(sequence->id);
   }
-  const auto num_expected =
-      std::ranges::count_if(ranks_[rank_index].slices, [](const PlannedSlice& planned) {
-        return planned.num_new_tokens == planned.sequence->num_uncomputed();
-      });
-  if (result.sampled.size() != static_cast<size_t>(num_expected)) {
+  if (result.sampled.size() != expected.size()) {
     return absl::InternalError(absl::StrFormat("step %d: rank %d sampled %d tokens, expected %d",
                                                last_step_id_, rank_index, result.sampled.size(),
-                                               num_expected));
+                                               expected.size()));
+  }
+  for (size_t i = 0; i < expected.size(); ++i) {
+    const SampledToken& token = result.sampled[i];
+    if (token.sequence_id == expected[i] && token.token_id >= 0 &&
+        token.token_id < options_.vocab_size) {
+      continue;
+    }
+    return absl::InternalError(absl::StrFormat(
+        "step %d: rank %d sampled token %d for sequence %d, expected one of %d for sequence %d",
+        last_step_id_, rank_index, token.token_id, token.sequence_id, options_.vocab_size,
+        expected[i]));
   }
   return absl::OkStatus();
 }
