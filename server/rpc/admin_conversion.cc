@@ -1,8 +1,9 @@
 #include "server/rpc/admin_conversion.h"
 
-#include <algorithm>
 #include <cstdint>
 #include <span>
+
+#include "server/placement/balancedness.h"
 
 namespace moed {
 namespace {
@@ -46,33 +47,6 @@ void FillRankCounters(const RankStats& stats, v1::RankStatus& out) {
 
 double MeanPerStep(double seconds, int64_t num_steps) {
   return num_steps > 0 ? seconds / static_cast<double>(num_steps) : 0;
-}
-
-// Mean / max; 0 without traffic.
-double Balancedness(std::span<const double> rows_per_rank) {
-  double sum = 0;
-  double max = 0;
-  for (const double rows : rows_per_rank) {
-    sum += rows;
-    max = std::max(max, rows);
-  }
-  return max > 0 ? sum / static_cast<double>(rows_per_rank.size()) / max : 0;
-}
-
-// Rows that each rank computed in a layer; the replicas of an expert are taken to share its tokens
-// evenly.
-std::vector<double> RowsPerRank(const ExpertPlacement::Layer& layer,
-                                std::span<const int64_t> tokens_per_expert) {
-  std::vector<int> num_replicas(tokens_per_expert.size(), 0);
-  for (const int32_t expert : layer.slot_to_expert) ++num_replicas[expert];
-  std::vector<double> rows(layer.rank_slot_begin.size() - 1, 0);
-  for (size_t rank = 0; rank < rows.size(); ++rank) {
-    for (int32_t s = layer.rank_slot_begin[rank]; s < layer.rank_slot_begin[rank + 1]; ++s) {
-      const int32_t expert = layer.slot_to_expert[s];
-      rows[rank] += static_cast<double>(tokens_per_expert[expert]) / num_replicas[expert];
-    }
-  }
-  return rows;
 }
 
 void FillSlots(const ExpertPlacement::Layer& layer, v1::LayerExperts& out) {

@@ -41,6 +41,7 @@ class GenerateReactor final : public grpc::ServerWriteReactor<v1::GenerateRespon
     std::string request_id;
     std::string client_request_id;  // for the log only
     absl::Time arrival;
+    absl::Time deadline = absl::InfiniteFuture();
   };
 
   /// The answer to one call. gRPC owns it from now on: return it from the handler, after Submit or

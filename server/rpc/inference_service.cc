@@ -58,7 +58,8 @@ grpc::ServerWriteReactor<v1::GenerateResponse>* InferenceService::Generate(
                                           : params_.max_pending_bytes,
        .request_id = call.request_id,
        .client_request_id = request->client_request_id().substr(0, 128),
-       .arrival = call.arrival});
+       .arrival = call.arrival,
+       .deadline = call.deadline});
   if (prepared.ok()) {
     reactor->Submit(*std::move(prepared),
                     {.return_token_ids = request->response().return_token_ids(),

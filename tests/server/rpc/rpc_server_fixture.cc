@@ -45,6 +45,9 @@ std::shared_ptr<grpc::Channel> RpcServerFixture::Connect() const {
   grpc::ChannelArguments arguments;
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
   arguments.SetInt(GRPC_ARG_ENABLE_RETRIES, 0);
+  // A client of gRPC 1.51 that probes its bandwidth and reads late may wait ten seconds for its own
+  // window update.
+  arguments.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, 0);
   return grpc::CreateCustomChannel(server_->address(), grpc::InsecureChannelCredentials(),
                                    arguments);
 }

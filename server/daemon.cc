@@ -1,0 +1,219 @@
+#include "server/daemon.h"
+
+#include <unistd.h>
+
+#include <cstdio>
+#include <fstream>
+#include <random>
+#include <utility>
+
+#include "absl/strings/str_format.h"
+#include "absl/time/clock.h"
+#include "config/base/status_macros.h"
+#include "config/logging.h"
+#include "server/signal_thread.h"
+
+namespace moed {
+namespace {
+
+constexpr absl::Duration kDrainPollInterval = absl::Milliseconds(10);
+constexpr absl::Duration kShutdownGrace = absl::Seconds(1);
+// The engines' own deadline comes first: its error names the rank that is missing.
+constexpr absl::Duration kStepTimeoutMargin = absl::Seconds(5);
+
+ProcessEngineGroupOptions GroupOptions(const DaemonConfig& config, const LaunchPlan& plan) {
+  return {.engine_binary = config.engine_binary,
+          .engine_args = {"--log-level=" + config.log_level},
+          .engine = plan.engine,
+          .load_timeout = absl::Seconds(config.load_timeout_s),
+          .step_timeout = absl::Seconds(config.step_timeout_s) + kStepTimeoutMargin};
+}
+
+PrometheusMetrics::Params MetricsParams(const LaunchPlan& plan) {
+  return {.model_name = plan.model.name,
+          .version = plan.model.server_version,
+          .num_ranks = plan.placement.num_ranks,
+          .block_size = plan.memory.block_size,
+          .num_blocks = plan.memory.num_blocks};
+}
+
+StepLoopOptions LoopOptions(const DaemonConfig& config, const LaunchPlan& plan) {
+  StepLoopOptions options;
+  options.max_model_len = plan.memory.max_model_len;
+  options.max_tokens_per_step = config.max_tokens_per_step;
+  options.max_sequences_per_step = config.max_sequences_per_step;
+  options.max_waiting_requests = config.max_waiting_requests;
+  options.prefix_caching = config.prefix_caching;
+  return options;
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Daemon>> Daemon::Create(const DaemonConfig& config) {
+  MOED_ASSIGN_OR_RETURN(LaunchPlan plan, MakeLaunchPlan(config));
+  std::unique_ptr<Daemon> daemon(new Daemon(config, std::move(plan)));
+  MOED_RETURN_IF_ERROR(daemon->LoadTokens());
+  MOED_RETURN_IF_ERROR(daemon->Listen());
+  MOED_RETURN_IF_ERROR(daemon->ListenForMetrics());
+  return daemon;
+}
+
+Daemon::Daemon(const DaemonConfig& config, LaunchPlan plan)
+    : config_(config),
+      plan_(std::move(plan)),
+      started_(absl::Now()),
+      metrics_(MetricsParams(plan_)),
+      engines_(GroupOptions(config_, plan_)),
+      loop_(StepLoop::Create(plan_.model.config, *plan_.tokenizer, plan_.placement, engines_,
+                             &metrics_, LoopOptions(config_, plan_))) {
+  loop_->SetStateCallback([this](ServingState state) { OnStateChange(state); });
+}
+
+// The servers' threads and the loop's use everything here: they go first.
+Daemon::~Daemon() {
+  loop_->Stop(absl::UnavailableError("the server is shutting down"));
+  if (rpc_server_ != nullptr) rpc_server_->Shutdown(kShutdownGrace);
+}
+
+absl::Status Daemon::LoadTokens() {
+  if (config_.token_file.empty()) return absl::OkStatus();
+  MOED_ASSIGN_OR_RETURN(TokenAuthenticator authenticator,
+                        TokenAuthenticator::Load(config_.token_file));
+  authenticator_ = std::make_unique<TokenAuthenticator>(std::move(authenticator));
+  return absl::OkStatus();
+}
+
+absl::Status Daemon::Listen() {
+  std::random_device random;
+  MOED_ASSIGN_OR_RETURN(rpc_server_,
+                        RpcServer::Start({.listen = config_.listen,
+                                          .model = plan_.model,
+                                          .tokenizer = *plan_.tokenizer,
+                                          .placement = plan_.placement,
+                                          .loop = *loop_,
+                                          .authenticator = authenticator_.get(),
+                                          .observer = &metrics_,
+                                          .ranks = [this] { return Ranks(); },
+                                          .max_pending_bytes = config_.max_pending_bytes,
+                                          .drain_timeout = absl::Seconds(config_.drain_timeout_s),
+                                          .started = started_,
+                                          .random_prefix = random()}));
+  SPDLOG_INFO("event=listening address={} authentication={}", rpc_server_->address(),
+              authenticator_ != nullptr ? "token" : "none");
+  return absl::OkStatus();
+}
+
+absl::Status Daemon::ListenForMetrics() {
+  if (config_.metrics_listen.empty()) return absl::OkStatus();
+  MOED_ASSIGN_OR_RETURN(
+      http_server_, MetricsHttpServer::Start({.listen = config_.metrics_listen,
+                                              .metrics_text =
+                                                  [this] {
+                                                    metrics_.UpdateGauges(loop_->stats());
+                                                    return metrics_.Text();
+                                                  },
+                                              .state = [this] { return loop_->stats().state; }}));
+  SPDLOG_INFO("event=metrics_listening address={}", http_server_->address());
+  return absl::OkStatus();
+}
+
+absl::Status Daemon::Run() {
+  SignalThread signals([this](int signal) { OnSignal(signal); });
+  SPDLOG_INFO("event=loading model={} dir={} ranks={} threads={} num_blocks={} max_model_len={}",
+              plan_.model.name, plan_.model_dir, plan_.placement.num_ranks,
+              plan_.engine.num_threads, plan_.memory.num_blocks, plan_.memory.max_model_len);
+  loop_->Start();
+  AwaitEnd();
+  if (const absl::Status status = loop_->fatal_status(); !status.ok()) return status;
+  Drain();
+  loop_->Stop(absl::UnavailableError("the server is shutting down"));
+  rpc_server_->Shutdown(kShutdownGrace);
+  SPDLOG_INFO("event=stopped");
+  return absl::OkStatus();
+}
+
+void Daemon::AwaitEnd() {
+  absl::MutexLock lock(&mutex_);
+  auto over = [this]()
+                  ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return num_signals_ > 0 || loop_ended_; };
+  mutex_.Await(absl::Condition(&over));
+}
+
+void Daemon::Drain() {
+  const absl::Time deadline = absl::Now() + absl::Seconds(config_.drain_timeout_s);
+  rpc_server_->SetServingState(ServingState::kDraining);
+  loop_->BeginDrain();
+  SPDLOG_INFO("event=draining num_requests={} timeout_s={}", loop_->num_requests(),
+              config_.drain_timeout_s);
+  auto ended = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return loop_ended_; };
+  while (loop_->num_requests() > 0 && absl::Now() < deadline) {
+    absl::MutexLock lock(&mutex_);
+    if (mutex_.AwaitWithTimeout(absl::Condition(&ended), kDrainPollInterval)) return;
+  }
+  if (const int32_t num_left = loop_->num_requests(); num_left > 0) {
+    SPDLOG_WARN("event=drain_timeout num_cancelled={}", num_left);
+  }
+}
+
+void Daemon::OnSignal(int signal) {
+  SPDLOG_INFO("event=signal signal={}", signal);
+  absl::MutexLock lock(&mutex_);
+  // Engines end with their parent, so nothing is left behind.
+  if (++num_signals_ > 1) ::_exit(1);
+}
+
+void Daemon::OnStateChange(ServingState state) {
+  SPDLOG_INFO("event=state state={}", std::string(Name(state)));
+  rpc_server_->SetServingState(state);
+  if (state == ServingState::kServing) OnReady();
+  if (state != ServingState::kStopped) return;
+  absl::MutexLock lock(&mutex_);
+  loop_ended_ = true;
+}
+
+// On the step loop's thread, which alone may ask the group for its infos.
+void Daemon::OnReady() {
+  {
+    absl::MutexLock lock(&mutex_);
+    infos_ = engines_.infos();
+    if (std::exchange(was_ready_, true)) return;
+  }
+  if (const absl::Status status = WriteReadyFile(); !status.ok()) {
+    SPDLOG_ERROR("event=ready_file_failed error=\"{}\"", std::string(status.message()));
+  }
+  SPDLOG_INFO("event=ready address={} metrics_address={} seconds={:.2f}", rpc_server_->address(),
+              http_server_ != nullptr ? http_server_->address() : "none",
+              absl::ToDoubleSeconds(absl::Now() - started_));
+}
+
+// Written beside its place and moved there, so that whoever waits for it never reads half of it.
+absl::Status Daemon::WriteReadyFile() const {
+  if (config_.ready_file.empty()) return absl::OkStatus();
+  const std::string unfinished = config_.ready_file + ".tmp";
+  std::ofstream file(unfinished);
+  file << absl::StrFormat("{\"listen\": \"%s\", \"metrics_listen\": \"%s\"}\n",
+                          rpc_server_->address(),
+                          http_server_ != nullptr ? http_server_->address() : "");
+  file.close();
+  if (!file || std::rename(unfinished.c_str(), config_.ready_file.c_str()) != 0) {
+    return absl::UnknownError(absl::StrFormat("cannot write %s", config_.ready_file));
+  }
+  return absl::OkStatus();
+}
+
+std::vector<RankView> Daemon::Ranks() const {
+  const std::vector<RankProcess> processes = engines_.rank_processes();
+  std::vector<RankView> ranks(processes.size());
+  absl::MutexLock lock(&mutex_);
+  for (size_t r = 0; r < ranks.size(); ++r) {
+    if (r < infos_.size()) ranks[r].info = infos_[r];
+    ranks[r].info.rank = static_cast<int32_t>(r);
+    ranks[r].pid = processes[r].pid;
+    ranks[r].up = processes[r].up;
+    ranks[r].weights_loaded_ratio = processes[r].weights_loaded_ratio;
+    ranks[r].num_restarts = processes[r].num_restarts;
+  }
+  return ranks;
+}
+
+}  // namespace moed
