@@ -43,15 +43,27 @@ AttentionTask CommonTask(const AttentionParams& p) {
           .scale = p.scale};
 }
 
-/// Cuts each slice into blocks of rows, and the heads of a block with few rows into runs: as long
-/// as a task may be, but so that there are some tasks for every thread. Longest tasks come first,
-/// so that the threads finish close together. How a call is cut changes no result.
+/// As many KV heads as leave a task or two for every thread, as a tile of takes up no more than a
+/// part of L2, and as have not too many query vectors.
+int32_t HeadsPerTask(const AttentionParams& p, const AttentionTask& task, int num_threads) {
+  constexpr int64_t kTileBytes = 128 << 10;
+  constexpr int64_t kAllVectors = 128;
+  const int64_t slices = static_cast<int64_t>(p.batch->start_position.size());
+  const int64_t fair = p.num_kv_heads * std::max<int64_t>(2, slices) / (2 * num_threads);
+  const int64_t by_vectors = kAllVectors / (task.num_rows * task.group_size);
+  const int64_t head_bytes =
+      int64_t{2} * kKeyTile * p.head_dim * static_cast<int64_t>(SizeBytes(p.cache.dtype));
+  const int64_t heads = std::min({fair, by_vectors, kTileBytes / head_bytes});
+  return static_cast<int32_t>(std::max<int64_t>(1, heads));
+}
+
+/// Cuts each slice into blocks of rows, and the KV heads of a block into runs. Longest tasks come
+/// first, so that the threads finish close together. How a call is cut changes no result.
 std::vector<AttentionTask> MakeTasks(const AttentionParams& p, int num_threads) {
   const AttentionBatch& batch = *p.batch;
   const AttentionTask common = CommonTask(p);
   const int64_t row_bytes = p.q.cols * static_cast<int64_t>(SizeBytes(p.q.dtype));
   const int64_t num_slices = static_cast<int64_t>(batch.start_position.size());
-  const int64_t fair_heads = std::max<int64_t>(1, p.num_kv_heads * num_slices / (4 * num_threads));
   std::vector<AttentionTask> tasks;
   for (int64_t s = 0; s < num_slices; ++s) {
     AttentionTask task = common;
@@ -63,9 +75,7 @@ std::vector<AttentionTask> MakeTasks(const AttentionParams& p, int num_threads) 
       task.first_position = batch.start_position[s] + row - begin;
       task.q = p.q.as<char>() + row * row_bytes;
       task.out = p.out.as<char>() + row * row_bytes;
-      const int64_t max_heads =
-          std::max(1, kAttentionVectors / (task.num_rows * common.group_size));
-      const int32_t heads = static_cast<int32_t>(std::min(max_heads, fair_heads));
+      const int32_t heads = HeadsPerTask(p, task, num_threads);
       for (int32_t head = 0; head < p.num_kv_heads; head += heads) {
         task.first_kv_head = head;
         task.num_task_heads = std::min(heads, p.num_kv_heads - head);

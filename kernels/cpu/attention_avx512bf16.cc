@@ -17,7 +17,7 @@ struct Bf16Tiles {
     return static_cast<Elem>(bits >> 16);
   }
 
-  static void PackKeys(const KeyRows<uint16_t>& keys, int num_keys, int head_dim, Elem* panel) {
+  static void PackKeys(const uint16_t* const* keys, int num_keys, int head_dim, Elem* panel) {
     const __m512i zero = _mm512_setzero_si512();
     for (int j = 0; j < kKeyTile; j += 16) {
       for (int d = 0; d < head_dim; d += 32) {
@@ -25,8 +25,7 @@ struct Bf16Tiles {
         const __mmask16 mask = static_cast<__mmask16>((1u << pairs) - 1);
         __m512i rows[16];
         for (int i = 0; i < 16; ++i) {
-          __builtin_prefetch(keys.next[j + i] + d);
-          rows[i] = j + i < num_keys ? _mm512_maskz_loadu_epi32(mask, keys.row[j + i] + d) : zero;
+          rows[i] = j + i < num_keys ? _mm512_maskz_loadu_epi32(mask, keys[j + i] + d) : zero;
         }
         Transpose16(rows);
         for (int i = 0; i < pairs; ++i) {
@@ -36,16 +35,13 @@ struct Bf16Tiles {
     }
   }
 
-  static void PackValues(const KeyRows<uint16_t>& values, int num_keys, int head_dim,
-                         Elem* panels) {
+  static void PackValues(const uint16_t* const* values, int num_keys, int head_dim, Elem* panels) {
     const __m512i first_half = PairIndices(0), second_half = PairIndices(16);
     for (int begin = 0; begin < head_dim; begin += kPanelWidth, panels += kKeyTile * kPanelWidth) {
       for (int j = 0; j < num_keys; j += 2) {
         for (int d = 0; d < kPanelWidth; d += 32) {
-          __builtin_prefetch(values.next[j] + begin + d);
-          __builtin_prefetch(values.next[j + 1] + begin + d);
-          const __m512i a = LoadFirst32(values.row[j], begin + d, head_dim);
-          const __m512i b = j + 1 < num_keys ? LoadFirst32(values.row[j + 1], begin + d, head_dim)
+          const __m512i a = LoadFirst32(values[j], begin + d, head_dim);
+          const __m512i b = j + 1 < num_keys ? LoadFirst32(values[j + 1], begin + d, head_dim)
                                              : _mm512_setzero_si512();
           Elem* out = panels + j * kPanelWidth + 2 * d;
           _mm512_storeu_si512(out, _mm512_permutex2var_epi16(a, first_half, b));

@@ -14,15 +14,6 @@
 namespace moed::kernels::cpu {
 namespace {
 
-/// Where the keys (or values) of a tile are, and those of the tile that comes next: to be
-/// prefetched row by row while this one is packed, for caches drop what is asked of them in one
-/// burst.
-template <typename Cache>
-struct KeyRows {
-  const Cache* row[kKeyTile];
-  const Cache* next[kKeyTile];  // all are valid addresses
-};
-
 /// Query vectors and tiles in float32.
 struct FloatTiles {
   using Elem = float;
@@ -31,22 +22,22 @@ struct FloatTiles {
 
   /// keys [64, head_dim] at row pointers -> panel [head_dim, 64]; keys from num_keys on are zero.
   template <typename Cache>
-  static void PackKeys(const KeyRows<Cache>& keys, int num_keys, int head_dim, Elem* panel) {
+  static void PackKeys(const Cache* const* keys, int num_keys, int head_dim, Elem* panel) {
     for (int j = 0; j < kKeyTile; ++j) {
       for (int d = 0; d < head_dim; ++d) {
-        panel[d * kPanelWidth + j] = j < num_keys ? ToFloat(keys.row[j][d]) : 0.0f;
+        panel[d * kPanelWidth + j] = j < num_keys ? ToFloat(keys[j][d]) : 0.0f;
       }
     }
   }
 
   /// values [64, head_dim] at row pointers -> head_dim / 64 panels [64, 64], zero-padded.
   template <typename Cache>
-  static void PackValues(const KeyRows<Cache>& values, int num_keys, int head_dim, Elem* panels) {
+  static void PackValues(const Cache* const* values, int num_keys, int head_dim, Elem* panels) {
     for (int begin = 0; begin < head_dim; begin += kPanelWidth, panels += kKeyTile * kPanelWidth) {
       for (int j = 0; j < num_keys; ++j) {
         for (int d = 0; d < kPanelWidth; d += kLanes) {
           const int n = head_dim - begin - d;
-          const Vec v = n > 0 ? LoadFirst(values.row[j] + begin + d, n) : Zero();
+          const Vec v = n > 0 ? LoadFirst(values[j] + begin + d, n) : Zero();
           Store(panels + j * kPanelWidth + d, v);
         }
       }
@@ -97,21 +88,15 @@ inline AttentionTask OneHead(const AttentionTask& task, int head) {
   return one;
 }
 
-/// A tile of one head.
-struct TilePlace {
-  int kv_head;
-  int first_key;
-};
-
-/// The rows of keys [first_key, first_key + num_keys) of a head in a cache (k or v).
+/// The rows of keys [first_key, first_key + num_keys) of the first head in a cache (k or v).
 template <typename Cache>
-void FindRows(const AttentionTask& task, const void* cache, const TilePlace& place, int num_keys,
+void FindRows(const AttentionTask& task, const void* cache, int first_key, int num_keys,
               const Cache** rows) {
   const Cache* base = static_cast<const Cache*>(cache);
-  int block = place.first_key / task.block_size, offset = place.first_key % task.block_size;
+  int block = first_key / task.block_size, offset = first_key % task.block_size;
   for (int j = 0; j < num_keys; ++block, offset = 0) {
     const int64_t head =
-        static_cast<int64_t>(task.block_table[block]) * task.num_kv_heads + place.kv_head;
+        static_cast<int64_t>(task.block_table[block]) * task.num_kv_heads + task.first_kv_head;
     const Cache* row = base + (head * task.block_size + offset) * task.head_dim;
     for (; offset < task.block_size && j < num_keys; ++offset, row += task.head_dim) {
       rows[j++] = row;
@@ -119,21 +104,26 @@ void FindRows(const AttentionTask& task, const void* cache, const TilePlace& pla
   }
 }
 
-/// The keys of the task that lie in a tile.
-inline int CountKeys(const AttentionTask& task, const TilePlace& place) {
-  const int rest = task.first_position + task.num_rows - place.first_key;
-  return rest < kKeyTile ? rest : kKeyTile;
+/// Reads a byte of each cache line of [from, to) of memory.
+inline void Touch(const void* base, int64_t from, int64_t to) {
+  const volatile char* bytes = static_cast<const volatile char*>(base);
+  for (int64_t at = from; at < to; at += 64) (void)bytes[at];
 }
 
+/// Brings the tile at first_key into cache, all heads of it, in the order of memory. Long runs of
+/// loads are what the hardware's prefetcher follows: packing head by head right from memory takes
+/// up to twice as long, and prefetch instructions ahead of time do not help.
 template <typename Cache>
-KeyRows<Cache> FindKeyRows(const AttentionTask& task, const void* cache, const TilePlace& place,
-                           const TilePlace& next) {
-  KeyRows<Cache> rows;
-  FindRows(task, cache, place, CountKeys(task, place), rows.row);
-  const int num_next = CountKeys(task, next);
-  FindRows(task, cache, next, num_next, rows.next);
-  for (int j = num_next; j < kKeyTile; ++j) rows.next[j] = rows.row[0];
-  return rows;
+void TouchTile(const AttentionTask& task, int first_key, int num_keys) {
+  const int64_t head_bytes =
+      static_cast<int64_t>(task.block_size) * task.head_dim * static_cast<int64_t>(sizeof(Cache));
+  const int last_block = (first_key + num_keys - 1) / task.block_size;
+  for (int i = first_key / task.block_size; i <= last_block; ++i) {
+    const int64_t block = task.block_table[i];
+    const int64_t begin = (block * task.num_kv_heads + task.first_kv_head) * head_bytes;
+    Touch(task.k_cache, begin, begin + task.num_task_heads * head_bytes);
+    Touch(task.v_cache, begin, begin + task.num_task_heads * head_bytes);
+  }
 }
 
 /// Turns scores [64] of one query vector, of which num_keys count, into exp(scale * score - max)
@@ -233,12 +223,12 @@ void StoreOutputs(const AttentionTask& task, const AttentionArrays<Elem>& a) {
 /// Packs one tile of keys of one head and adds it to all query vectors that may see it.
 template <typename Tile, typename Tiles, typename Cache>
 void RunTile(const AttentionTask& task, const AttentionArrays<typename Tiles::Elem>& a,
-             const TilePlace& place, const TilePlace& next) {
-  const int num_keys = CountKeys(task, place), first_key = place.first_key;
-  Tiles::PackKeys(FindKeyRows<Cache>(task, task.k_cache, place, next), num_keys, task.head_dim,
-                  a.keys);
-  Tiles::PackValues(FindKeyRows<Cache>(task, task.v_cache, place, next), num_keys, task.head_dim,
-                    a.values);
+             int first_key, int num_keys) {
+  const Cache* rows[kKeyTile];
+  FindRows(task, task.k_cache, first_key, num_keys, rows);
+  Tiles::PackKeys(rows, num_keys, task.head_dim, a.keys);
+  FindRows(task, task.v_cache, first_key, num_keys, rows);
+  Tiles::PackValues(rows, num_keys, task.head_dim, a.values);
   // The first row that sees a key of this tile stands at the tile's first position.
   const int skipped = first_key > task.first_position ? first_key - task.first_position : 0;
   const int num_vectors = task.num_rows * task.group_size;
@@ -246,12 +236,6 @@ void RunTile(const AttentionTask& task, const AttentionArrays<typename Tiles::El
     const int rest = num_vectors - v;
     AddTile<Tile, Tiles>(task, a, first_key, v, rest < Tile::kMaxRows ? rest : Tile::kMaxRows);
   }
-}
-
-/// Of the steps over tiles and, within a tile, heads.
-inline TilePlace PlaceOf(const AttentionTask& task, int step) {
-  return {.kv_head = task.first_kv_head + step % task.num_task_heads,
-          .first_key = step / task.num_task_heads * kKeyTile};
 }
 
 /// All heads take part in a tile before the next one: in a block their keys are neighbours in
@@ -262,12 +246,13 @@ void RunAttention(const AttentionTask& task) {
   for (int h = 0; h < task.num_task_heads; ++h) {
     LoadQueries<Tiles, X>(OneHead(task, h), HeadArrays<Elem>(task, h));
   }
-  const int num_tiles = (task.first_position + task.num_rows + kKeyTile - 1) / kKeyTile;
-  const int num_steps = num_tiles * task.num_task_heads;
-  for (int step = 0; step < num_steps; ++step) {
-    const int next = step + 1 < num_steps ? step + 1 : step;
-    RunTile<Tile, Tiles, Cache>(task, HeadArrays<Elem>(task, step % task.num_task_heads),
-                                PlaceOf(task, step), PlaceOf(task, next));
+  const int num_keys = task.first_position + task.num_rows;
+  for (int first_key = 0; first_key < num_keys; first_key += kKeyTile) {
+    const int count = num_keys - first_key < kKeyTile ? num_keys - first_key : kKeyTile;
+    TouchTile<Cache>(task, first_key, count);
+    for (int h = 0; h < task.num_task_heads; ++h) {
+      RunTile<Tile, Tiles, Cache>(OneHead(task, h), HeadArrays<Elem>(task, h), first_key, count);
+    }
   }
   for (int h = 0; h < task.num_task_heads; ++h) {
     StoreOutputs<X>(OneHead(task, h), HeadArrays<Elem>(task, h));
