@@ -4,6 +4,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdint>
 
@@ -13,7 +14,8 @@
 namespace moed {
 namespace {
 
-constexpr int64_t kMaxBytes = int64_t{64} << 20;
+constexpr size_t kMaxBytes = size_t{64} << 20;
+constexpr size_t kMinReadBytes = 4096;
 
 }  // namespace
 
@@ -26,18 +28,22 @@ absl::StatusOr<std::string> ReadTextFile(const std::string& path) {
   if (!S_ISREG(info.st_mode)) {
     return absl::InvalidArgumentError(absl::StrCat("'", path, "' is not a regular file"));
   }
-  if (info.st_size > kMaxBytes) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("'", path, "' has ", info.st_size, " bytes, expected at most ", kMaxBytes));
-  }
-  std::string text(info.st_size, '\0');
+  // Files of /proc and /sys say they are empty, so the size is a hint only and the end is what
+  // counts.
+  std::string text;
   size_t num_read = 0;
-  while (num_read < text.size()) {
+  while (true) {
+    const size_t size = std::min<size_t>(info.st_size, kMaxBytes);
+    text.resize(std::max(size, num_read) + kMinReadBytes);
     const ssize_t n = ::read(fd.get(), text.data() + num_read, text.size() - num_read);
     if (n < 0 && errno == EINTR) continue;
     if (n < 0) return absl::ErrnoToStatus(errno, absl::StrCat("cannot read '", path, "'"));
     if (n == 0) break;
     num_read += n;
+    if (num_read > kMaxBytes) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("'", path, "' is too long, expected at most ", kMaxBytes, " bytes"));
+    }
   }
   text.resize(num_read);
   return text;

@@ -19,7 +19,8 @@ class Backend;
 class Buffer {
  public:
   Buffer() = default;
-  Buffer(Backend* backend, void* data, int64_t bytes) : backend_(backend), data_(data), bytes_(bytes) {}
+  Buffer(Backend* backend, void* data, int64_t bytes)
+      : backend_(backend), data_(data), bytes_(bytes) {}
   Buffer(Buffer&& other) noexcept;
   Buffer& operator=(Buffer&& other) noexcept;
   Buffer(const Buffer&) = delete;
@@ -29,7 +30,9 @@ class Buffer {
   void* data() const { return data_; }
   int64_t size_bytes() const { return bytes_; }
   template <typename T>
-  T* as() const { return static_cast<T*>(data_); }
+  T* as() const {
+    return static_cast<T*>(data_);
+  }
 
  private:
   Backend* backend_ = nullptr;
@@ -39,13 +42,13 @@ class Buffer {
 
 /// One device: its memory and every op of a forward pass, once, in forward order.
 ///
-/// Owned by the engine of a rank and called from that engine's compute thread only. Ops run in order; a
-/// backend may run them asynchronously until Synchronize(). Ops cannot fail for reasons of their input:
-/// callers guarantee shapes and index ranges (MOED_CHECK guards them); device failures are kept and
-/// returned by Synchronize().
+/// Owned by the engine of a rank and called from that engine's compute thread only. Ops run in
+/// order; a backend may run them asynchronously until Synchronize(). Ops cannot fail for reasons of
+/// their input: callers guarantee shapes and index ranges (MOED_CHECK guards them); device failures
+/// are kept and returned by Synchronize().
 ///
-/// Every op is row-invariant: a row of the output depends on that row's inputs alone, bit for bit, never
-/// on how many other rows there are or where it stands (design.md, section 3).
+/// Every op is row-invariant: a row of the output depends on that row's inputs alone, bit for bit,
+/// never on how many other rows there are or where it stands (design.md, section 3).
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -62,17 +65,20 @@ class Backend {
   virtual absl::Status Synchronize() = 0;
 
   // Weights. Sources are read during the call only.
-  /// The sources are stacked along rows: [sum N_i, K]; a bias (f32, [sum N_i], may be empty) is added.
+  /// The sources are stacked along rows: [sum N_i, K]; a bias (f32, [sum N_i], may be empty) is
+  /// added.
   virtual absl::StatusOr<std::unique_ptr<LinearWeights>> LoadLinear(
       std::span<const HostMatrix> stacked, std::span<const float> bias) = 0;
   virtual absl::StatusOr<std::unique_ptr<ExpertWeights>> LoadExperts(
       std::span<const ExpertSource> experts) = 0;
 
   // Ops, in forward order.
-  /// hidden[t, :] = scale * table[ids[t], :]; table [V, H] as loaded by LoadLinear; ids [T]; hidden [T, H] f32.
+  /// hidden[t, :] = scale * table[ids[t], :]; table [V, H] as loaded by LoadLinear; ids [T]; hidden
+  /// [T, H] f32.
   virtual void EmbedTokens(const LinearWeights& table, const int32_t* ids, float scale,
                            TensorView hidden) = 0;
-  /// out = x * rsqrt(mean(x^2) + eps) * weight; x [T, H] f32, weight [H] f32, out [T, H] activation dtype.
+  /// out = x * rsqrt(mean(x^2) + eps) * weight; x [T, H] f32, weight [H] f32, out [T, H] activation
+  /// dtype.
   virtual void RmsNorm(TensorView x, const float* weight, float eps, TensorView out) = 0;
   virtual void Linear(const LinearParams& params) = 0;
   virtual void PrepareQkv(const PrepareQkvParams& params, const KvCacheView& cache) = 0;

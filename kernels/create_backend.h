@@ -13,8 +13,8 @@ struct BackendOptions {
   std::string device = "cpu";             // "cpu" or "cuda:N"
   DType activation_dtype = DType::kBF16;  // kF32 is the oracle: stored weights, f32 activations
   int num_threads = 1;
-  std::vector<int> cpus;                  // pin thread i to cpus[i % size]; empty = do not pin
-  std::string instruction_set;            // "" = the best of this machine; else force one (tests)
+  std::vector<int> cpus;        // pin thread i to cpus[i % size]; empty = do not pin
+  std::string instruction_set;  // "" = the best of this machine; else force one (tests)
 };
 
 /// INVALID_ARGUMENT for an unknown device or an instruction set that this machine lacks.

@@ -7,9 +7,10 @@
 
 #include "kernels/tensor_view.h"
 
-/// Parameters of the ops in backend.h. "activation dtype" is bf16 in a bf16 engine and f32 in an f32 one.
-/// Symbols: T rows (tokens), H hidden, V vocabulary, E experts, K top-k, I expert width, S sampled rows,
-/// nh/nkv query/KV heads, hd head_dim. Index arrays are int32 in backend memory unless said to be host.
+/// Parameters of the ops in backend.h. "activation dtype" is bf16 in a bf16 engine and f32 in an
+/// f32 one. Symbols: T rows (tokens), H hidden, V vocabulary, E experts, K top-k, I expert width, S
+/// sampled rows, nh/nkv query/KV heads, hd head_dim. Index arrays are int32 in backend memory
+/// unless said to be host.
 namespace moed::kernels {
 
 /// A matrix [N, K] (and its optional bias) prepared by a backend for y = x W^T + b.
@@ -21,8 +22,8 @@ class LinearWeights {
   virtual int64_t size_bytes() const = 0;
 };
 
-/// The gate, up and down matrices of a list of experts, prepared by a backend. A dense MLP or a shared
-/// expert is a list of one.
+/// The gate, up and down matrices of a list of experts, prepared by a backend. A dense MLP or a
+/// shared expert is a list of one.
 class ExpertWeights {
  public:
   virtual ~ExpertWeights() = default;
@@ -40,31 +41,32 @@ struct ExpertSource {
 };
 
 struct LinearParams {
-  TensorView x;                      // [T, K] activation dtype
+  TensorView x;  // [T, K] activation dtype
   const LinearWeights* weights = nullptr;
-  TensorView out;                    // [T, N] f32
-  bool accumulate = false;           // false: out = y; true: out += scale * y
-  float scale = 1.0f;                // only with accumulate
+  TensorView out;           // [T, N] f32
+  bool accumulate = false;  // false: out = y; true: out += scale * y
+  float scale = 1.0f;       // only with accumulate
 };
 
 enum class QkNorm : uint8_t { kNone, kPerHead, kFull };
 
 /// From the fused projection to rotated q, and k and v in the cache.
 struct PrepareQkvParams {
-  TensorView qkv;                    // [T, (nh + 2 nkv) * hd] f32, q then k then v
-  const int32_t* positions = nullptr;     // [T]
-  const int32_t* slots = nullptr;         // [T] block_id * block_size + offset
+  TensorView qkv;                      // [T, (nh + 2 nkv) * hd] f32, q then k then v
+  const int32_t* positions = nullptr;  // [T]
+  const int32_t* slots = nullptr;      // [T] block_id * block_size + offset
   int32_t num_heads = 0;
   int32_t num_kv_heads = 0;
   int32_t head_dim = 0;
   QkNorm qk_norm = QkNorm::kNone;
-  const float* q_norm = nullptr;     // [hd] or [nh * hd]
-  const float* k_norm = nullptr;     // [hd] or [nkv * hd]
+  const float* q_norm = nullptr;  // [hd] or [nh * hd]
+  const float* k_norm = nullptr;  // [hd] or [nkv * hd]
   float norm_eps = 0;
-  float clip_qkv = 0;                // 0 = off; clamps q, k and v to +-clip after the norms
-  const float* rope_cos = nullptr;   // [max_positions, hd / 2] attention factor folded in; half rotation
+  float clip_qkv = 0;  // 0 = off; clamps q, k and v to +-clip after the norms
+  const float* rope_cos =
+      nullptr;  // [max_positions, hd / 2] attention factor folded in; half rotation
   const float* rope_sin = nullptr;
-  TensorView q_out;                  // [T, nh * hd] activation dtype
+  TensorView q_out;  // [T, nh * hd] activation dtype
 };
 
 /// One layer of the paged KV cache: k and v are each [num_blocks, nkv, block_size, hd].
@@ -78,21 +80,21 @@ struct KvCacheView {
 
 /// A step's slices for attention, in row order. Host arrays; a backend uploads what it needs.
 struct AttentionBatch {
-  std::span<const int32_t> row_begin;       // [num_slices + 1] exclusive prefix sum of num_new_tokens
+  std::span<const int32_t> row_begin;  // [num_slices + 1] exclusive prefix sum of num_new_tokens
   std::span<const int32_t> start_position;  // [num_slices]
   std::span<const int32_t> block_tables;    // concatenated
   std::span<const int32_t> block_begin;     // [num_slices + 1] into block_tables
 };
 
 struct AttentionParams {
-  TensorView q;                      // [T, nh * hd] activation dtype
+  TensorView q;  // [T, nh * hd] activation dtype
   KvCacheView cache;
   const AttentionBatch* batch = nullptr;
   int32_t num_heads = 0;
   int32_t num_kv_heads = 0;
   int32_t head_dim = 0;
-  float scale = 1.0f;                // multiplies q . k
-  TensorView out;                    // [T, nh * hd] activation dtype
+  float scale = 1.0f;  // multiplies q . k
+  TensorView out;      // [T, nh * hd] activation dtype
 };
 
 enum class RouterScoring : uint8_t {
@@ -101,59 +103,61 @@ enum class RouterScoring : uint8_t {
 };
 
 struct RouteParams {
-  TensorView logits;                 // [T, E] f32
+  TensorView logits;  // [T, E] f32
   int32_t top_k = 0;
   RouterScoring scoring = RouterScoring::kSoftmaxThenTopK;
-  bool renormalize = false;          // divide the k weights by their sum
-  int32_t* topk_ids = nullptr;       // [T, K], best first; ties go to the lower expert id
-  float* topk_weights = nullptr;     // [T, K]
+  bool renormalize = false;       // divide the k weights by their sum
+  int32_t* topk_ids = nullptr;    // [T, K], best first; ties go to the lower expert id
+  float* topk_weights = nullptr;  // [T, K]
 };
 
 struct GatherRowsParams {
-  TensorView src;                    // [*, cols] any dtype
+  TensorView src;                      // [*, cols] any dtype
   const int32_t* row_index = nullptr;  // [out.rows]
-  TensorView out;                    // [n, cols] same dtype
+  TensorView out;                      // [n, cols] same dtype
 };
 
 /// Grouped GEMM over gate and up, then silu(gate) * up.
 struct ExpertsGateUpParams {
-  TensorView x;                      // [*, H] activation dtype
-  const int32_t* x_row = nullptr;    // [num_rows] row of x for each row, or null: row i is x row i
+  TensorView x;                    // [*, H] activation dtype
+  const int32_t* x_row = nullptr;  // [num_rows] row of x for each row, or null: row i is x row i
   const ExpertWeights* experts = nullptr;
-  std::span<const int32_t> expert_offsets;  // [num_experts + 1] host: rows of expert e are [o[e], o[e+1])
-  TensorView out;                    // [num_rows, I] activation dtype
+  std::span<const int32_t>
+      expert_offsets;  // [num_experts + 1] host: rows of expert e are [o[e], o[e+1])
+  TensorView out;      // [num_rows, I] activation dtype
 };
 
 /// Grouped GEMM over down.
 struct ExpertsDownParams {
-  TensorView x;                      // [num_rows, I] activation dtype
+  TensorView x;  // [num_rows, I] activation dtype
   const ExpertWeights* experts = nullptr;
   std::span<const int32_t> expert_offsets;  // as above
-  const int32_t* out_row = nullptr;  // [num_rows] row of out for each row, or null: row i
-  TensorView out;                    // [*, H] activation dtype
+  const int32_t* out_row = nullptr;         // [num_rows] row of out for each row, or null: row i
+  TensorView out;                           // [*, H] activation dtype
 };
 
-/// hidden[t] += scale * sum over j = 0..K-1, in that order, in f32, of weight[t, j] * rows[row_of[t, j]].
+/// hidden[t] += scale * sum over j = 0..K-1, in that order, in f32, of weight[t, j] *
+/// rows[row_of[t, j]].
 struct CombineParams {
-  TensorView rows;                   // [*, H] activation dtype
-  const int32_t* row_of = nullptr;   // [T, K]
+  TensorView rows;                      // [*, H] activation dtype
+  const int32_t* row_of = nullptr;      // [T, K]
   const float* topk_weights = nullptr;  // [T, K]
   int32_t top_k = 0;
   float scale = 1.0f;
-  TensorView hidden;                 // [T, H] f32
+  TensorView hidden;  // [T, H] f32
 };
 
 /// hidden[t] += scale * (gate_logits ? sigmoid(gate_logits[t]) : 1) * rows[t].
 struct AddRowsParams {
-  TensorView rows;                   // [T, H] activation dtype
+  TensorView rows;                     // [T, H] activation dtype
   const float* gate_logits = nullptr;  // [T]
   float scale = 1.0f;
-  TensorView hidden;                 // [T, H] f32
+  TensorView hidden;  // [T, H] f32
 };
 
 /// How to choose one row's token. Spans are host memory.
 struct SampleRow {
-  float temperature = 1.0f;          // 0 = greedy
+  float temperature = 1.0f;  // 0 = greedy
   int32_t top_k = 0;
   float top_p = 1.0f;
   float min_p = 0.0f;
@@ -168,7 +172,7 @@ struct SampleRow {
   uint64_t seed = 0;
   uint32_t sequence_index = 0;
   uint64_t position = 0;
-  int32_t num_top_logprobs = -1;     // -1 = no logprobs
+  int32_t num_top_logprobs = -1;  // -1 = no logprobs
 };
 
 struct SampleOutput {
@@ -178,10 +182,10 @@ struct SampleOutput {
 };
 
 struct SampleParams {
-  TensorView logits;                 // [S, V] f32; clobbered
-  int32_t num_valid_tokens = 0;      // ids from here on have no token and are never chosen
-  std::span<const SampleRow> rows;   // [S]
-  std::span<SampleOutput> out;       // [S]
+  TensorView logits;                // [S, V] f32; clobbered
+  int32_t num_valid_tokens = 0;     // ids from here on have no token and are never chosen
+  std::span<const SampleRow> rows;  // [S]
+  std::span<SampleOutput> out;      // [S]
 };
 
 }  // namespace moed::kernels

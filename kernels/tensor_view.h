@@ -14,7 +14,9 @@ struct TensorView {
   int64_t cols = 0;
 
   template <typename T>
-  T* as() const { return static_cast<T*>(data); }
+  T* as() const {
+    return static_cast<T*>(data);
+  }
   int64_t size_bytes() const { return rows * cols * static_cast<int64_t>(SizeBytes(dtype)); }
 };
 

@@ -11,9 +11,9 @@ namespace moed {
 
 /// For invariants of this program only. Anything a client, a file or a peer can trigger must be an
 /// absl::Status instead. Checked in release builds too.
-#define MOED_CHECK(condition)                                     \
-  do {                                                            \
-    if (!(condition)) [[unlikely]] {                              \
-      ::moed::CheckFailed(#condition, __FILE__, __LINE__);        \
-    }                                                             \
+#define MOED_CHECK(condition)                              \
+  do {                                                     \
+    if (!(condition)) [[unlikely]] {                       \
+      ::moed::CheckFailed(#condition, __FILE__, __LINE__); \
+    }                                                      \
   } while (false)

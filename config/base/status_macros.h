@@ -6,11 +6,11 @@
 #include "absl/status/statusor.h"
 
 /// Returns from the enclosing function when `expr` (an absl::Status) is an error.
-#define MOED_RETURN_IF_ERROR(expr)                       \
-  do {                                                   \
+#define MOED_RETURN_IF_ERROR(expr)                                             \
+  do {                                                                         \
     if (absl::Status moed_status_ = (expr); !moed_status_.ok()) [[unlikely]] { \
-      return moed_status_;                               \
-    }                                                    \
+      return moed_status_;                                                     \
+    }                                                                          \
   } while (false)
 
 #define MOED_STATUS_CONCAT_INNER(a, b) a##b

@@ -1,0 +1,81 @@
+#!/usr/bin/env bash
+# All tests: set-up, lint, release build and tests, the build without gRPC, and parts under sanitizers.
+# Usage: tests/run.sh [STEP ...]     steps: lint release norpc asan tsan (default: all, in this order)
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+fail() { echo "tests: $*" >&2; exit 1; }
+began=$SECONDS
+step() { echo; echo "== $* ($((SECONDS - began)) s since start)"; }
+
+# build PRESET [cmake argument ...] -- [target ...]
+build() {
+  local preset=$1; shift
+  local args=() targets=()
+  while [ $# -gt 0 ] && [ "$1" != -- ]; do args+=("$1"); shift; done
+  [ $# -gt 0 ] && shift
+  [ $# -gt 0 ] && targets=(--target "$@")
+  mkdir -p "build/$preset"
+  cmake --preset "$preset" "${args[@]}" >"build/$preset/configure.log" 2>&1 ||
+    { tail -n 20 "build/$preset/configure.log"; fail "configuring $preset failed"; }
+  cmake --build --preset "$preset" "${targets[@]}" || fail "building $preset failed"
+}
+
+# run_ctest PRESET [ctest argument ...]
+run_ctest() {
+  local preset=$1; shift
+  ctest --test-dir "build/$preset" --output-on-failure --no-tests=error "$@" || fail "tests of $preset failed"
+}
+
+lint() {
+  step "lint"
+  bash tests/lint.sh || fail "lint failed"
+}
+
+release() {
+  step "release: build"
+  build release -DMOED_BUILD_TESTS=ON
+  step "release: tests"
+  run_ctest release -j 2
+}
+
+norpc() {
+  step "without gRPC: build and test the engine"
+  build norpc
+  run_ctest norpc -j 2 -R '^(layering|moed_bench|local_engine|reference|moe_layer)_test$'
+}
+
+# The sanitizer builds leave out the tests that are mostly gRPC's own code, which is not instrumented: services,
+# generate, engine_wire, process_engine_group, client. Those run in the release build, e2e_test with real processes.
+asan_targets=(json_reader_test logging_test model_config_test rope_test daemon_config_test
+              attention_test create_backend_test gemm_test moe_ops_test sampling_test thread_pool_test
+              expert_placement_test dummy_tensors_test safetensors_file_test weight_loader_test
+              shm_communicator_test dispatch_plan_test moe_layer_test moe_exchange_test paged_kv_cache_test sampler_test
+              decoder_model_test batch_inputs_test validate_step_plan_test local_engine_test reference_test
+              unicode_test regex_test tokenizer_test stream_decoder_test
+              kv_block_manager_test scheduler_test scheduler_random_load_test stop_string_matcher_test
+              sequence_output_test load_placement_test balancedness_test step_loop_test
+              token_authenticator_test pending_events_test host_memory_test memory_plan_test client_units_test)
+tsan_targets=(thread_pool_test shm_communicator_test moe_exchange_test local_engine_test invariance_test step_loop_test
+              logging_test metrics_http_server_test)
+
+sanitized() {
+  local preset=$1; shift
+  step "$preset: build ${#} test programs"
+  build "$preset" -DMOED_BUILD_TESTS=ON -- "$@"
+  step "$preset: tests"
+  run_ctest "$preset" -j 2 -R "^($(IFS='|'; echo "$*"))\$"
+}
+asan() { ASAN_OPTIONS=detect_leaks=1 UBSAN_OPTIONS=print_stacktrace=1 sanitized asan "${asan_targets[@]}"; }
+tsan() { TSAN_OPTIONS=second_deadlock_stack=1 sanitized tsan "${tsan_targets[@]}"; }
+
+bash deploy/setup.sh --with-tests
+steps=("$@")
+[ ${#steps[@]} -gt 0 ] || steps=(lint release norpc asan tsan)
+for s in "${steps[@]}"; do
+  case "$s" in
+    lint|release|norpc|asan|tsan) "$s" ;;
+    *) fail "unknown step '$s' (expected lint, release, norpc, asan, tsan)" ;;
+  esac
+done
+step "all passed: ${steps[*]}"
