@@ -1,0 +1,90 @@
+#include "server/launch_plan.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <string>
+
+#include "server/plan_report.h"
+
+namespace moed {
+namespace {
+
+using ::testing::HasSubstr;
+
+DaemonConfig DemoConfig() {
+  DaemonConfig config;
+  config.model = MOED_SOURCE_DIR "/config/demo";
+  config.ranks = 3;  // 16 experts do not divide by it
+  config.memory_limit_gib = 1;
+  return config;
+}
+
+TEST(LaunchPlanTest, TheDemoModelIsPlannedOverUnevenRanks) {
+  const auto plan = MakeLaunchPlan(DemoConfig());
+  ASSERT_TRUE(plan.ok()) << plan.status();
+  EXPECT_EQ(plan->placement.num_ranks, 3);
+  EXPECT_EQ(plan->memory.ranks.size(), 3u);
+  EXPECT_EQ(plan->model.name, "demo");
+  EXPECT_EQ(plan->model.max_model_len, 1024);
+  EXPECT_EQ(plan->engine.max_model_len, 1024);
+  EXPECT_EQ(plan->engine.num_blocks, plan->memory.num_blocks);
+  EXPECT_GT(plan->engine.max_exchange_bytes_per_rank, 0);
+  EXPECT_LE(plan->memory.total_bytes(), int64_t{1} << 30);
+}
+
+TEST(LaunchPlanTest, OneRankExchangesNothing) {
+  DaemonConfig config = DemoConfig();
+  config.ranks = 1;
+  const auto plan = MakeLaunchPlan(config);
+  ASSERT_TRUE(plan.ok()) << plan.status();
+  EXPECT_EQ(plan->engine.max_exchange_bytes_per_rank, 0);
+  EXPECT_EQ(plan->memory.ranks[0].exchange_bytes, 0);
+}
+
+TEST(LaunchPlanTest, TooLittleMemoryIsRefusedSayingByHowMuch) {
+  DaemonConfig config = DemoConfig();
+  config.memory_limit_gib = 0.001;
+  const absl::Status status = MakeLaunchPlan(config).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("MiB are missing"));
+}
+
+TEST(LaunchPlanTest, ALengthBeyondTheModelsIsRefused) {
+  DaemonConfig config = DemoConfig();
+  config.max_model_len = 1025;
+  const absl::Status status = MakeLaunchPlan(config).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("1024 positions"));
+}
+
+TEST(LaunchPlanTest, AMissingModelIsNamed) {
+  DaemonConfig config = DemoConfig();
+  config.model = "/nonexistent/model";
+  EXPECT_THAT(std::string(MakeLaunchPlan(config).status().message()),
+              HasSubstr("/nonexistent/model"));
+}
+
+TEST(LaunchPlanTest, TheServedNameIsTheDirectorysUnlessSet) {
+  DaemonConfig config = DemoConfig();
+  config.model += "/";
+  EXPECT_EQ(MakeLaunchPlan(config)->model.name, "demo");
+  config.served_model_name = "tales";
+  EXPECT_EQ(MakeLaunchPlan(config)->model.name, "tales");
+}
+
+TEST(LaunchPlanTest, TheReportNamesWhatAnOperatorAsksFor) {
+  const auto plan = MakeLaunchPlan(DemoConfig());
+  ASSERT_TRUE(plan.ok()) << plan.status();
+  const std::string text = DescribePlan(*plan);
+  for (const char* word : {"weights", "KV", "exchange", "workspace", "experts",
+                           "up to 512 tokens and 64 sequences", "1.00 GiB are available"}) {
+    EXPECT_THAT(text, HasSubstr(word));
+  }
+  EXPECT_THAT(PlanJson(*plan), HasSubstr("\"num_ranks\": 3"));
+  EXPECT_THAT(PlanJson(*plan), HasSubstr("\"max_experts_per_layer\": 6"));
+  EXPECT_THAT(PlanJson(*plan), HasSubstr("\"max_experts_per_layer\": 5"));
+}
+
+}  // namespace
+}  // namespace moed
