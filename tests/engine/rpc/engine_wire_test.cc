@@ -271,7 +271,7 @@ TEST(EngineWireTest, AMessageBeyondTheLimitIsRefusedByTheSender) {
   EngineClients clients({engine.address()});
   Load(clients);
   Slice slice;
-  slice.token_ids.resize(kMaxEngineMessageBytes / 10 + 1, -1);  // ten bytes each
+  slice.token_ids = std::vector<int32_t>(kMaxEngineMessageBytes / 10 + 1, -1);  // ten bytes each
   EXPECT_EQ(clients.SendPlan(0, {.slices = {slice}}).code(), absl::StatusCode::kInvalidArgument);
 }
 
