@@ -291,7 +291,7 @@ void ProcessEngineGroup::OnEnd(int32_t rank, const ProcessEnd& end) {
   {
     absl::MutexLock lock(&mutex_);
     rank_processes_[static_cast<size_t>(rank)].up = false;
-    if (state_ == State::kStopped) return;
+    if (state_ == State::kStopped || cancelled_) return;  // engines end when they are told to
     between_steps = state_ == State::kIdle;
     if (between_steps) state_ = State::kLost;
     if (!first_death_.has_value()) first_death_ = {rank, absl::UnavailableError(message)};

@@ -8,6 +8,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <filesystem>
 #include <fstream>
 #include <string>
@@ -248,13 +249,18 @@ TEST(ProcessEngineGroupTest, ADeathBetweenStepsIsReportedOnceAtOnce) {
   EXPECT_THAT(std::string(status.message()), HasSubstr("was killed by signal 9"));
 }
 
-TEST(ProcessEngineGroupTest, StoppingAndRestartingAreNoDeaths) {
-  int num_deaths = 0;
+TEST(ProcessEngineGroupTest, StoppingRestartingAndCancellingAreNoDeaths) {
+  std::atomic<int> num_deaths = 0;
   {
     ProcessEngineGroup group(Options());
     group.SetDeathCallback([&] { ++num_deaths; });
     ASSERT_EQ(group.Start(), absl::OkStatus());
     ASSERT_EQ(group.Restart(), absl::OkStatus());
+    const std::vector<RankProcess> ranks = group.rank_processes();
+    group.Cancel();  // ends the sessions, and with them the engines
+    for (const RankProcess& rank : ranks) {
+      while (!IsGone(rank.pid)) std::this_thread::yield();
+    }
   }
   EXPECT_EQ(num_deaths, 0);
 }
