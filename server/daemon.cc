@@ -64,8 +64,12 @@ Daemon::Daemon(const DaemonConfig& config, LaunchPlan plan)
       started_(absl::Now()),
       metrics_(MetricsParams(plan_)),
       engines_(GroupOptions(config_, plan_)),
-      loop_(StepLoop::Create(plan_.model.config, *plan_.tokenizer, plan_.placement, engines_,
-                             &metrics_, LoopOptions(config_, plan_))) {
+      loop_(StepLoop::Create({.model = plan_.model.config,
+                              .tokenizer = *plan_.tokenizer,
+                              .placement = plan_.placement,
+                              .engines = engines_,
+                              .metrics = &metrics_},
+                             LoopOptions(config_, plan_))) {
   loop_->SetStateCallback([this](ServingState state) { OnStateChange(state); });
 }
 

@@ -69,18 +69,10 @@ void AddTimes(const StepTimes& times, StepTimes& sum) {
 // The StepLoop itself. Members without a mutex belong to thread_ once it runs.
 class StepLoopThread final : public StepLoop {
  public:
-  struct Parts {
-    const ModelConfig& model;
-    const Tokenizer& tokenizer;
-    ExpertPlacement placement;
-    EngineGroup& engines;
-    MetricsSink* metrics;
-    StepLoopOptions options;
-  };
-
-  explicit StepLoopThread(Parts parts)
+  StepLoopThread(StepLoopParts parts, const StepLoopOptions& options)
       : parts_(std::move(parts)),
-        inbox_(std::make_shared<StepLoopInbox>(parts_.options.max_waiting_requests)),
+        options_(options),
+        inbox_(std::make_shared<StepLoopInbox>(options_.max_waiting_requests)),
         live_(parts_.tokenizer, parts_.metrics) {
     absl::MutexLock lock(&mutex_);
     stats_.placement_epoch = parts_.placement.epoch;
@@ -131,7 +123,8 @@ class StepLoopThread final : public StepLoop {
     return parts_.placement.layers.size() * static_cast<size_t>(parts_.placement.num_experts);
   }
 
-  const Parts parts_;
+  const StepLoopParts parts_;
+  const StepLoopOptions options_;
   // Shared with the engine group's death callback, which may outlive this object.
   const std::shared_ptr<StepLoopInbox> inbox_;
   LiveRequests live_;
@@ -192,7 +185,7 @@ absl::Status StepLoopThread::StartScheduling() {
         absl::StrFormat("%d engines have started, but the expert placement is for %d ranks",
                         infos.size(), parts_.placement.num_ranks));
   }
-  MOED_ASSIGN_OR_RETURN(SchedulerOptions limits, MakeSchedulerOptions(infos, parts_.options));
+  MOED_ASSIGN_OR_RETURN(SchedulerOptions limits, MakeSchedulerOptions(infos, options_));
   limits.vocab_size = static_cast<int32_t>(parts_.model.vocab_size);
   limits.eos_token_ids = parts_.model.eos_token_ids;
   limits.placement_epoch = parts_.placement.epoch;
@@ -279,7 +272,7 @@ absl::Status StepLoopThread::Recover(const absl::Status& cause) {
   ++num_losses_;
   SetState(ServingState::kRecovering);
   absl::Status status;
-  for (int32_t attempt = 0; attempt < parts_.options.max_restart_attempts; ++attempt) {
+  for (int32_t attempt = 0; attempt < options_.max_restart_attempts; ++attempt) {
     inbox_->Sleep(RestartDelay(attempt));
     TakeIn(inbox_->Take());  // also forgets deaths of the group that is lost already
     PublishLoad();
@@ -297,7 +290,7 @@ absl::Status StepLoopThread::Recover(const absl::Status& cause) {
   }
   return absl::UnavailableError(
       absl::StrFormat("the engines could not be restarted in %d attempts: %s",
-                      parts_.options.max_restart_attempts, status.message()));
+                      options_.max_restart_attempts, status.message()));
 }
 
 // The first restart after a good step comes at once.
@@ -305,7 +298,7 @@ absl::Duration StepLoopThread::RestartDelay(int32_t num_attempts) const {
   const int32_t num_failures = num_losses_ - 1 + num_attempts;
   if (num_failures == 0) return absl::ZeroDuration();
   const int32_t num_doublings = std::min(num_failures - 1, 16);
-  return std::min(parts_.options.restart_backoff * (1 << num_doublings), kMaxRestartBackoff);
+  return std::min(options_.restart_backoff * (1 << num_doublings), kMaxRestartBackoff);
 }
 
 // `status` is why the loop cannot go on; OK when it was told to stop.
@@ -374,11 +367,8 @@ void StepLoopThread::SetState(ServingState state) {
 
 }  // namespace
 
-std::unique_ptr<StepLoop> StepLoop::Create(const ModelConfig& model, const Tokenizer& tokenizer,
-                                           ExpertPlacement placement, EngineGroup& engines,
-                                           MetricsSink* metrics, StepLoopOptions options) {
-  return std::make_unique<StepLoopThread>(StepLoopThread::Parts{
-      model, tokenizer, std::move(placement), engines, metrics, std::move(options)});
+std::unique_ptr<StepLoop> StepLoop::Create(StepLoopParts parts, const StepLoopOptions& options) {
+  return std::make_unique<StepLoopThread>(std::move(parts), options);
 }
 
 }  // namespace moed

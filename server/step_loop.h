@@ -28,6 +28,15 @@ struct StepLoopOptions {
       absl::Milliseconds(250);  // before the second attempt; then doubled
 };
 
+/// What the loop works with; the references and `metrics` must outlive it.
+struct StepLoopParts {
+  const ModelConfig& model;
+  const Tokenizer& tokenizer;
+  ExpertPlacement placement;
+  EngineGroup& engines;
+  MetricsSink* metrics = nullptr;  // may be null
+};
+
 /// The thread that owns the scheduler and the KV accounting: plan -> execute -> apply, until
 /// stopped.
 ///
@@ -35,10 +44,7 @@ struct StepLoopOptions {
 /// are called from the loop's own thread.
 class StepLoop {
  public:
-  /// The references must outlive the loop. `metrics` may be null.
-  static std::unique_ptr<StepLoop> Create(const ModelConfig& model, const Tokenizer& tokenizer,
-                                          ExpertPlacement placement, EngineGroup& engines,
-                                          MetricsSink* metrics, StepLoopOptions options);
+  static std::unique_ptr<StepLoop> Create(StepLoopParts parts, const StepLoopOptions& options);
   virtual ~StepLoop() = default;  // stops first
 
   /// Starts the thread: it starts the engine group, then serves. Ready when stats().state is

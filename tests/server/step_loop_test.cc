@@ -215,11 +215,14 @@ class StepLoopTest : public ::testing::Test {
 
   void Create() {
     engines_ = std::make_unique<FakeEngineGroup>(engine_options_);
-    loop_ = StepLoop::Create(
-        model_, *tokenizer_,
-        ExpertPlacement::Linear(engine_options_.num_moe_layers, engine_options_.num_experts,
-                                engine_options_.num_ranks),
-        *engines_, &metrics_, options_);
+    loop_ = StepLoop::Create({.model = model_,
+                              .tokenizer = *tokenizer_,
+                              .placement = ExpertPlacement::Linear(engine_options_.num_moe_layers,
+                                                                   engine_options_.num_experts,
+                                                                   engine_options_.num_ranks),
+                              .engines = *engines_,
+                              .metrics = &metrics_},
+                             options_);
   }
   void StartServing() {
     if (!loop_) Create();
