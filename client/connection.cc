@@ -33,6 +33,8 @@ absl::StatusOr<std::unique_ptr<Connection>> Connection::Create(const ConnectionF
   grpc::ChannelArguments args;
   args.SetMaxReceiveMessageSize(kMaxMessageBytes);
   args.SetMaxSendMessageSize(kMaxMessageBytes);
+  // gRPC 1.51's bandwidth probe can stall a stream for 10 s when its reader was behind for a while.
+  args.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, 0);
   connection->channel_ =
       grpc::CreateCustomChannel(flags.server, grpc::InsecureChannelCredentials(), args);
   return connection;

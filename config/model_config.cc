@@ -322,9 +322,10 @@ absl::StatusOr<GenerationDefaults> ParseGenerationDefaults(const std::string& js
   };
   defaults.temperature = number("temperature", {0, 100});
   if (!json.BoolOr("do_sample", true)) defaults.temperature = 0;
-  defaults.top_p = number("top_p", {0, 1});
-  defaults.min_p = number("min_p", {0, 1});
-  defaults.repetition_penalty = number("repetition_penalty", {1e-3, 1e3});
+  // As the API bounds them: top_p in (0, 1], min_p in [0, 1), repetition_penalty in (0, 100].
+  defaults.top_p = number("top_p", {1e-6, 1});
+  defaults.min_p = number("min_p", {0, 0.999999});
+  defaults.repetition_penalty = number("repetition_penalty", {1e-3, 100});
   if (json.Has("top_k")) defaults.top_k = json.Int("top_k", kTokenRange);
   defaults.eos_token_ids = ReadTokenIds(json, "eos_token_id");
   MOED_RETURN_IF_ERROR(json.status());

@@ -424,7 +424,10 @@ TEST(GenerationDefaultsTest, WithoutSamplingTheTemperatureIsZero) {
 TEST(GenerationDefaultsTest, ValuesOutOfRangeAreRefusedByName) {
   const absl::Status status = ParseGenerationDefaults(R"({"top_p": 1.5})").status();
   EXPECT_EQ(status.message(),
-            "generation_config.json: key 'top_p': expected a number from 0 to 1, got 1.5");
+            "generation_config.json: key 'top_p': expected a number from 1e-06 to 1, got 1.5");
+  for (const char* text : {R"({"top_p": 0})", R"({"min_p": 1})", R"({"repetition_penalty": 0})"}) {
+    EXPECT_FALSE(ParseGenerationDefaults(text).ok()) << text;
+  }
 }
 
 std::string FixtureDir(const std::string& name) {
