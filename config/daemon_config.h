@@ -27,8 +27,8 @@ struct DaemonConfig {
   int32_t threads = 0;          // of one rank; 0 = cores / ranks
   std::string instruction_set;  // empty = the best of this machine
   std::string expert_placement = "linear";
-  std::string engine_binary;  // empty = moed-engine beside moed
-  double step_timeout_s = 30;
+  std::string engine_binary;    // empty = moed-engine beside moed
+  double step_timeout_s = 600;  // a dead engine is noticed at once: this is for one that hangs
   double load_timeout_s = 3600;
 
   // KV memory.

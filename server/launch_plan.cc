@@ -70,6 +70,9 @@ absl::Status LoadModel(const DaemonConfig& config, LaunchPlan& plan) {
   plan.model.name = ServedName(config, plan.model_dir);
   plan.model.vocab_size =
       std::min(plan.tokenizer->vocab_size(), static_cast<int32_t>(plan.model.config.vocab_size));
+  // An id that is never sampled never ends anything, and must not be banned either.
+  std::erase_if(plan.model.config.eos_token_ids,
+                [&plan](int32_t id) { return id >= plan.model.vocab_size; });
   plan.model.max_text_bytes = config.max_text_bytes;
   plan.model.dtype = config.dtype;
   plan.model.block_size = config.block_size;

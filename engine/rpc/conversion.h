@@ -15,7 +15,7 @@ inline constexpr int32_t kEngineProtocolVersion = 1;
 
 /// Most bytes of one message in either direction: a plan with the token counts of many long
 /// sequences.
-inline constexpr int kMaxEngineMessageBytes = 64 << 20;
+inline constexpr int kMaxEngineMessageBytes = 1 << 30;
 
 /// Structs to messages. Nothing is checked.
 engine::v1::ConfigureRequest ToProto(const EngineConfig& config);

@@ -94,8 +94,7 @@ absl::StatusOr<std::vector<int32_t>> InferenceService::PromptTokens(
   }
   MOED_ASSIGN_OR_RETURN(std::vector<int32_t> ids,
                         params_.tokenizer.Encode(message.text(), ToEncodeOptions(message)));
-  MOED_RETURN_IF_ERROR(
-      ToStatus(ValidatePromptLength(static_cast<int64_t>(ids.size()), params_.model)));
+  MOED_RETURN_IF_ERROR(ToStatus(ValidatePromptTokens(ids, params_.model)));
   return ids;
 }
 

@@ -2,12 +2,15 @@
 
 #include <utf8proc.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <limits>
 #include <string>
 #include <utility>
+#include <vector>
 
+#include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_format.h"
 
 namespace moed {
@@ -17,6 +20,8 @@ constexpr int kMaxPriority = 100;
 constexpr int kMaxSaltBytes = 256;
 constexpr int kMaxClientIdBytes = 128;
 constexpr int kMaxLogitBiases = 1024;
+// Travels with every step of the request.
+constexpr int kMaxAllowedTokenIds = 4096;
 constexpr int kMaxSequences = 64;
 constexpr int kMaxStopStrings = 16;
 constexpr int kMaxStopStringBytes = 1024;
@@ -169,8 +174,7 @@ void CheckSampling(const v1::SamplingOptions& sampling, Checker& check) {
   CheckTruncation(sampling, check);
   CheckPenalties(sampling, check);
   CheckLogitBias(sampling, check);
-  check.Count("sampling.allowed_token_ids", sampling.allowed_token_ids_size(),
-              check.model().vocab_size);
+  check.Count("sampling.allowed_token_ids", sampling.allowed_token_ids_size(), kMaxAllowedTokenIds);
   check.TokenIds("sampling.allowed_token_ids", sampling.allowed_token_ids());
   check.Number("sampling.n", sampling.n(), {.min = 0, .max = kMaxSequences});
 }
@@ -194,6 +198,27 @@ void CheckStopping(const v1::StoppingOptions& stopping, Checker& check) {
   check.TokenIds("stopping.stop_token_ids", stopping.stop_token_ids());
 }
 
+// While min_tokens is not reached, eos and the stop ids are banned: something else must be left.
+void CheckChoiceRemains(const v1::GenerateRequest& request, Checker& check) {
+  const v1::StoppingOptions& stopping = request.stopping();
+  if (stopping.min_tokens() <= 0) return;
+  absl::flat_hash_set<int32_t> banned(stopping.stop_token_ids().begin(),
+                                      stopping.stop_token_ids().end());
+  if (!stopping.ignore_eos()) {
+    const std::vector<int32_t>& eos = check.model().config.eos_token_ids;
+    banned.insert(eos.begin(), eos.end());
+  }
+  const auto& allowed = request.sampling().allowed_token_ids();
+  const bool remains = allowed.empty()
+                           ? static_cast<int64_t>(banned.size()) < check.model().vocab_size
+                           : std::any_of(allowed.begin(), allowed.end(),
+                                         [&](int32_t id) { return !banned.contains(id); });
+  if (remains) return;
+  check.Add("stopping.min_tokens",
+            "leaves no token to choose: all allowed ones are eos or stop tokens, which are banned "
+            "until min_tokens are generated");
+}
+
 }  // namespace
 
 FieldViolations ValidateGenerateRequest(const v1::GenerateRequest& request,
@@ -202,6 +227,7 @@ FieldViolations ValidateGenerateRequest(const v1::GenerateRequest& request,
   CheckPrompt(request, check);
   CheckSampling(request.sampling(), check);
   CheckStopping(request.stopping(), check);
+  CheckChoiceRemains(request, check);
   if (request.response().has_logprobs()) {
     check.Number("response.logprobs", request.response().logprobs(),
                  {.min = 0, .max = kMaxLogprobs});
@@ -228,12 +254,19 @@ FieldViolations ValidateDetokenizeRequest(const v1::DetokenizeRequest& request,
   return check.Take();
 }
 
-FieldViolations ValidatePromptLength(int64_t num_prompt_tokens, const ServedModel& model) {
+FieldViolations ValidatePromptTokens(std::span<const int32_t> ids, const ServedModel& model) {
   Checker check(model);
-  if (num_prompt_tokens < 1) check.Add("text", "has no tokens; expected at least one");
-  if (num_prompt_tokens >= model.max_model_len) {
+  if (ids.empty()) check.Add("text", "has no tokens; expected at least one");
+  if (static_cast<int64_t>(ids.size()) >= model.max_model_len) {
     check.Add("text", absl::StrFormat("has %d tokens; at most %d leave room for a generated one",
-                                      num_prompt_tokens, model.max_model_len - 1));
+                                      ids.size(), model.max_model_len - 1));
+  }
+  const auto unknown =
+      std::ranges::find_if(ids, [&](int32_t id) { return id >= model.vocab_size; });
+  if (unknown != ids.end()) {
+    check.Add("text", absl::StrFormat("has a token, id %d, that the model does not know; its ids "
+                                      "end at %d",
+                                      *unknown, model.vocab_size - 1));
   }
   return check.Take();
 }

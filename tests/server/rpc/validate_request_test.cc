@@ -131,7 +131,9 @@ TEST(ValidateRequestTest, BiasedAndAllowedTokensExistAndAreBounded) {
       {"allowed", CHANGE(r.mutable_sampling()->add_allowed_token_ids(0)), ""},
       {"allowed id", CHANGE(r.mutable_sampling()->add_allowed_token_ids(kIntMin)),
        "sampling.allowed_token_ids[0]"},
-      {"allowed count", CHANGE(r.mutable_sampling()->mutable_allowed_token_ids()->Resize(301, 1)),
+      {"allowed most", CHANGE(r.mutable_sampling()->mutable_allowed_token_ids()->Resize(4096, 1)),
+       ""},
+      {"allowed count", CHANGE(r.mutable_sampling()->mutable_allowed_token_ids()->Resize(4097, 1)),
        "sampling.allowed_token_ids"},
   });
 }
@@ -201,9 +203,45 @@ TEST(ValidateRequestTest, AllFieldsAtFaultAreReportedAtOnce) {
 }
 
 TEST(ValidateRequestTest, ATokenizedTextLeavesRoomForOneToken) {
-  EXPECT_TRUE(ValidatePromptLength(99, TestModel()).empty());
-  EXPECT_EQ(ValidatePromptLength(100, TestModel())[0].field, "text");
-  EXPECT_EQ(ValidatePromptLength(0, TestModel())[0].field, "text");
+  EXPECT_TRUE(ValidatePromptTokens(std::vector<int32_t>(99, 299), TestModel()).empty());
+  EXPECT_EQ(ValidatePromptTokens(std::vector<int32_t>(100, 1), TestModel())[0].field, "text");
+  EXPECT_EQ(ValidatePromptTokens({}, TestModel())[0].field, "text");
+}
+
+TEST(ValidateRequestTest, ATextWithATokenThatTheModelLacksIsRefused) {
+  const std::vector<int32_t> ids = {1, 300};
+  EXPECT_EQ(ValidatePromptTokens(ids, TestModel())[0].field, "text");
+}
+
+TEST(ValidateRequestTest, MinTokensLeavesATokenToChoose) {
+  ExpectCases({
+      {"only stop ids allowed",
+       CHANGE(r.mutable_sampling()->add_allowed_token_ids(5);
+              r.mutable_stopping()->set_min_tokens(1); r.mutable_stopping()->add_stop_token_ids(5)),
+       "stopping.min_tokens"},
+      {"another one allowed",
+       CHANGE(r.mutable_sampling()->add_allowed_token_ids(5);
+              r.mutable_sampling()->add_allowed_token_ids(6);
+              r.mutable_stopping()->set_min_tokens(1); r.mutable_stopping()->add_stop_token_ids(5)),
+       ""},
+      {"without min_tokens",
+       CHANGE(r.mutable_sampling()->add_allowed_token_ids(5);
+              r.mutable_stopping()->add_stop_token_ids(5)),
+       ""},
+  });
+}
+
+TEST(ValidateRequestTest, EosIsNotTheOnlyChoiceUntilMinTokens) {
+  ServedModel model = TestModel();
+  model.config.eos_token_ids = {7};
+  v1::GenerateRequest request = GoodRequest();
+  request.mutable_sampling()->add_allowed_token_ids(7);
+  request.mutable_stopping()->set_min_tokens(1);
+  const FieldViolations found = ValidateGenerateRequest(request, model);
+  ASSERT_EQ(found.size(), 1);
+  EXPECT_EQ(found[0].field, "stopping.min_tokens");
+  request.mutable_stopping()->set_ignore_eos(true);
+  EXPECT_TRUE(ValidateGenerateRequest(request, model).empty());
 }
 
 TEST(ValidateRequestTest, OnlyTheServedModelIsFound) {
