@@ -25,6 +25,8 @@ constexpr IntRange kLayersRange{1, 1024};
 constexpr IntRange kHeadsRange{1, 4096};
 constexpr IntRange kHeadDimRange{2, 1024};
 constexpr IntRange kExpertsRange{1, 4096};
+// Of all layers: what is known of every expert takes some kilobytes.
+constexpr int64_t kMaxLayersTimesExperts = int64_t{1} << 18;
 constexpr IntRange kPositionsRange{1, int64_t{1} << 26};
 constexpr IntRange kTokenRange{0, std::numeric_limits<int32_t>::max()};
 constexpr NumberRange kMultiplierRange{1e-6, 1e6};
@@ -207,6 +209,11 @@ void ReadExperts(const JsonReader& json, ModelConfig& config) {
   config.num_experts = IntOfAliases(
       json, {"num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"},
       kExpertsRange);
+  if (config.num_layers * config.num_experts > kMaxLayersTimesExperts) {
+    json.FailExpected("num_hidden_layers",
+                      absl::StrCat("at most ", kMaxLayersTimesExperts,
+                                   " when multiplied with num_experts, ", config.num_experts));
+  }
   config.top_k = IntOfAliases(json, {"num_experts_per_tok", "moe_k"}, kExpertsRange);
   if (config.top_k > config.num_experts) {
     json.FailExpected("num_experts_per_tok",

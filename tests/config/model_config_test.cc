@@ -386,6 +386,15 @@ TEST(ModelConfigTest, SizesThatDoNotFitTogetherAreRefused) {
   ExpectInvalid(With(Mixtral8x7b(), "hidden_size", 32), "key 'head_dim'");
 }
 
+// A small file must not make the process allocate what so many experts would need.
+TEST(ModelConfigTest, TooManyExpertsInAllLayersAreRefused) {
+  json config = With(Qwen3Moe30b(), "num_hidden_layers", 1024);
+  EXPECT_EQ(Parsed(With(config, "num_experts", 256)).num_experts, 256);
+  ExpectInvalid(With(config, "num_experts", 257),
+                "key 'num_hidden_layers': expected at most 262144 when multiplied with "
+                "num_experts, 257, got 1024");
+}
+
 TEST(ModelConfigTest, EverySizeMustBeThereAndInBounds) {
   for (const char* key :
        {"vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads",
