@@ -110,19 +110,27 @@ inline void Touch(const void* base, int64_t from, int64_t to) {
   for (int64_t at = from; at < to; at += 64) (void)bytes[at];
 }
 
-/// Brings the tile at first_key into cache, all heads of it, in the order of memory. Long runs of
-/// loads are what the hardware's prefetcher follows: packing head by head right from memory takes
-/// up to twice as long, and prefetch instructions ahead of time do not help.
+/// Brings the tile at first_key into cache, all heads of it, in the order of memory, and nothing
+/// else of its blocks: a block may be longer than a tile. Long runs of loads are what the
+/// hardware's prefetcher follows: packing head by head right from memory takes up to twice as long,
+/// and prefetch instructions ahead of time do not help.
 template <typename Cache>
 void TouchTile(const AttentionTask& task, int first_key, int num_keys) {
-  const int64_t head_bytes =
-      static_cast<int64_t>(task.block_size) * task.head_dim * static_cast<int64_t>(sizeof(Cache));
+  const void* const caches[] = {task.k_cache, task.v_cache};
+  const int64_t row_bytes = task.head_dim * static_cast<int64_t>(sizeof(Cache));
   const int last_block = (first_key + num_keys - 1) / task.block_size;
   for (int i = first_key / task.block_size; i <= last_block; ++i) {
-    const int64_t block = task.block_table[i];
-    const int64_t begin = (block * task.num_kv_heads + task.first_kv_head) * head_bytes;
-    Touch(task.k_cache, begin, begin + task.num_task_heads * head_bytes);
-    Touch(task.v_cache, begin, begin + task.num_task_heads * head_bytes);
+    const int first = first_key - i * task.block_size, last = first + num_keys;
+    const int begin = first > 0 ? first : 0;
+    const int end = last < task.block_size ? last : task.block_size;
+    const int64_t head =
+        static_cast<int64_t>(task.block_table[i]) * task.num_kv_heads + task.first_kv_head;
+    for (const void* cache : caches) {
+      for (int h = 0; h < task.num_task_heads; ++h) {
+        const int64_t row = (head + h) * task.block_size;
+        Touch(cache, (row + begin) * row_bytes, (row + end) * row_bytes);
+      }
+    }
   }
 }
 

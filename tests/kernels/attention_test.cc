@@ -220,7 +220,7 @@ TEST_P(AttentionTest, ChunksBlockSizesBatchesAndThreadsChangeNoBit) {
   for (int threads : {1, 2, 3}) {
     if (MOED_SANITIZED && threads == 2) continue;
     const auto backend = MakeBackend(GetParam(), threads);
-    for (int32_t block_size : {8, 16, 32, 7}) {
+    for (int32_t block_size : {8, 16, 32, 7, 128}) {
       if (MOED_SANITIZED && block_size > 8) continue;
       const Cache cache(*backend, h, both, DType::kBF16, block_size);
       for (int32_t chunk : {1000, 64, 7, 1}) {
