@@ -22,10 +22,10 @@ class ExpertSlots {
   /// Slots of `rank` are [slot_begin(rank), slot_begin(rank + 1)).
   int32_t slot_begin(int32_t rank) const { return rank_slot_begin_[rank]; }
 
-  /// The slot that computes choice k of a token. A copy on the token's home rank costs no exchange
-  /// and is preferred; else copies take turns by (token + k + home_rank), so that a hot expert's
-  /// rows spread over all its copies. Which one it is cannot change any result: copies hold the
-  /// same weights and every op is row-invariant.
+  /// The slot that computes choice k of the token in row `token` of its home rank's batch. A copy
+  /// on the home rank costs no exchange and is preferred; else copies take turns by (token + k +
+  /// home_rank), so that a hot expert's rows spread over all its copies. So the copy depends on the
+  /// batch, but no result does: copies hold the same weights and every op is row-invariant.
   int32_t Choose(int32_t expert_id, int32_t home_rank, int32_t token, int32_t k) const;
 
  private:
