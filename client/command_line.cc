@@ -47,7 +47,7 @@ void AddSampling(CLI::App& app, GenerateFlags& flags) {
   add("--logit-bias", flags.logit_bias, "ID=BIAS, may be repeated")->delimiter(',');
   add("--allowed-token-ids", flags.allowed_token_ids, "Sample only these: 1,2,3")->delimiter(',');
   add("--seed,-s", flags.seed, "The same seed gives the same tokens");
-  add("--n,-n", flags.n, "Number of sequences");
+  add("--n,-n", flags.n, "Number of sequences, 1 to 64")->check(CLI::Range(1, 64));
 }
 
 void AddStopping(CLI::App& app, GenerateFlags& flags) {

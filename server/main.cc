@@ -2,6 +2,7 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <csignal>
 #include <cstdio>
 #include <iostream>
 #include <memory>
@@ -95,6 +96,7 @@ int Serve(const DaemonConfig& config) {
 
 int Main(int argc, char** argv) {
   SignalThread::BlockSignals();
+  std::signal(SIGPIPE, SIG_IGN);  // a reader of the log that goes away ends nothing
   CLI::App app("moed serves Mixture-of-Experts language models over gRPC.", "moed");
   CommandLine line;
   AddFlags(app, line);

@@ -98,6 +98,9 @@ class StepLoopThread final : public StepLoop {
   void ResetExpertStats() override {
     absl::MutexLock lock(&mutex_);
     std::ranges::fill(stats_.tokens_per_expert, 0);
+    for (RankStats& rank : stats_.ranks) rank.num_expert_rows = 0;
+    stats_.dispatch_bytes = 0;
+    stats_.combine_bytes = 0;
   }
   absl::Status fatal_status() const override {
     absl::MutexLock lock(&mutex_);

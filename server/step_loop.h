@@ -73,6 +73,7 @@ class StepLoop {
   virtual void Stop(const absl::Status& reason) = 0;
 
   virtual ServerStats stats() const = 0;
+  /// Zeroes what GetExperts counts: tokens per expert, rows per rank, exchanged bytes.
   virtual void ResetExpertStats() = 0;
 
   /// OK, or why the loop ended for good (engines that cannot be started).

@@ -45,7 +45,7 @@ void StepLoopInbox::Cancel(std::string request_id, absl::Status reason) {
 
 void StepLoopInbox::BeginDrain() {
   absl::MutexLock lock(&mutex_);
-  has_drain_news_ = !contents_.is_draining;
+  if (!contents_.is_draining) has_drain_news_ = true;
   contents_.is_draining = true;
 }
 

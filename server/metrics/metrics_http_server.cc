@@ -48,10 +48,11 @@ Answer Readiness(ServingState state) {
           .body = std::string(Name(state)) + "\n"};
 }
 
+// A thread waits for each open connection: a few that say nothing must not delay a health probe.
 // The library speaks exceptions; this is where they end.
 std::unique_ptr<CivetServer> StartServer(const std::string& listen) {
-  const std::vector<std::string> options = {"listening_ports",    listen, "num_threads", "2",
-                                            "request_timeout_ms", "10000"};
+  const std::vector<std::string> options = {"listening_ports",    listen, "num_threads", "8",
+                                            "request_timeout_ms", "1000"};
   try {
     return std::make_unique<CivetServer>(options);
   } catch (const std::exception&) {

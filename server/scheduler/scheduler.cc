@@ -35,8 +35,6 @@ absl::Status Scheduler::Add(const Request& request) {
     sequence->id = ++last_sequence_id_;
     sequence->owner = &scheduled;
     sequence->index = index;
-    sequence->token_ids = request.prompt_token_ids;
-    if (request.sampling.UsesPenalties()) sequence->counter.AddPrompt(request.prompt_token_ids);
     waiting_.insert(sequence.get());
     scheduled.sequences.push_back(std::move(sequence));
   }
@@ -179,7 +177,7 @@ std::optional<Scheduler::Admission> Scheduler::TryRank(int32_t rank_index,
   }
   Admission admission{.rank = rank_index};
   if (UsesPrefixCache(sequence)) {
-    admission.match = rank.kv.FindPrefix(sequence.token_ids, sequence.owner->request->cache_salt);
+    admission.match = rank.kv.FindPrefix(sequence.tokens(), sequence.owner->request->cache_salt);
   }
   const auto num_cached = static_cast<int32_t>(admission.match.block_ids.size());
   const int32_t num_new = rank.kv.NumBlocksFor(sequence.num_tokens()) - num_cached;
@@ -212,6 +210,11 @@ void Scheduler::RecordAdmission(Sequence& sequence, int32_t num_cached_tokens, a
   if (!sequence.was_admitted && UsesPrefixCache(sequence)) {
     counters_.prefix_cache_queries += sequence.num_tokens();
     counters_.prefix_cache_hits += num_cached_tokens;
+  }
+  if (!sequence.was_admitted) {
+    const Request& request = *sequence.owner->request;
+    sequence.token_ids = request.prompt_token_ids;
+    if (request.sampling.UsesPenalties()) sequence.counter.AddPrompt(request.prompt_token_ids);
   }
   sequence.was_admitted = true;
   if (progress.started()) return;

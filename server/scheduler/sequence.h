@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <tuple>
 #include <vector>
 
@@ -22,14 +23,18 @@ struct Sequence {
   ScheduledRequest* owner = nullptr;
   int32_t index = 0;  // which of the request's sequences
   SequenceState state = SequenceState::kWaiting;
-  std::vector<int32_t> token_ids;  // the prompt, then what was generated
-  int32_t num_computed = 0;        // leading tokens whose K and V are in the cache
-  int32_t rank = 0;                // valid while running
-  bool was_admitted = false;       // at least once
-  BlockTable table;                // empty unless running
-  TokenCounter counter;            // filled only if the request uses penalties
+  // The prompt, then what was generated. Empty until the first admission: many may wait, and each
+  // would hold a copy of its prompt.
+  std::vector<int32_t> token_ids;
+  int32_t num_computed = 0;   // leading tokens whose K and V are in the cache
+  int32_t rank = 0;           // valid while running
+  bool was_admitted = false;  // at least once
+  BlockTable table;           // empty unless running
+  TokenCounter counter;       // filled only if the request uses penalties, from the first admission
 
-  int32_t num_tokens() const { return static_cast<int32_t>(token_ids.size()); }
+  /// The prompt, then what was generated.
+  std::span<const int32_t> tokens() const;
+  int32_t num_tokens() const { return static_cast<int32_t>(tokens().size()); }
   int32_t num_uncomputed() const { return num_tokens() - num_computed; }
   int32_t num_generated() const;
   /// Only the token sampled last is to be computed.
@@ -45,6 +50,10 @@ struct ScheduledRequest {
   RequestProgress progress;
   std::vector<std::unique_ptr<Sequence>> sequences;
 };
+
+inline std::span<const int32_t> Sequence::tokens() const {
+  return was_admitted ? token_ids : owner->request->prompt_token_ids;
+}
 
 inline int32_t Sequence::num_generated() const {
   return num_tokens() - static_cast<int32_t>(owner->request->prompt_token_ids.size());

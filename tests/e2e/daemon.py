@@ -1,4 +1,5 @@
 """Starts moed for a test, with a gRPC client made from the .proto files. See e2e_test.py."""
+import atexit
 import json
 import os
 import pathlib
@@ -18,6 +19,7 @@ BIN = pathlib.Path(os.environ.get("MOED_BINARY_DIR", SOURCE / "build/release/bin
 def make_client_modules():
     """Runs protoc for Python into a temporary directory and makes it importable."""
     out = tempfile.mkdtemp(prefix="moed-e2e-proto.")
+    atexit.register(shutil.rmtree, out, ignore_errors=True)
     plugin = shutil.which("grpc_python_plugin")
     if plugin is None:
         sys.exit("e2e: grpc_python_plugin is missing (package protobuf-compiler-grpc)")

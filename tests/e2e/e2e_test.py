@@ -276,7 +276,10 @@ class LifeTest(unittest.TestCase):
 
     def test_a_full_queue_says_so_and_when_to_come_back(self):
         with Daemon("--max-waiting-requests", "2", "--max-sequences-per-step", "1", ranks=1) as daemon:
-            streams = [daemon.start(PROMPT, stopping=stopping(max_tokens=900, ignore_eos=True)) for _ in range(3)]
+            streams = [daemon.start(PROMPT, stopping=stopping(max_tokens=900, ignore_eos=True))]
+            for _ in range(3):
+                next(streams[0])  # it runs: the next two wait
+            streams += [daemon.start(PROMPT, stopping=stopping(max_tokens=900, ignore_eos=True)) for _ in range(2)]
             wait_until(lambda: daemon.status().num_waiting_sequences >= 2, 10, "nothing waits")
             with self.assertRaises(grpc.RpcError) as caught:
                 daemon.generate(PROMPT)
