@@ -537,6 +537,7 @@ TEST_F(StepLoopTest, DrainingFinishesWhatWasAcceptedAndRefusesTheRest) {
 TEST_F(StepLoopTest, AnIdleLoopTellsThatItDrainsAndStillDoesAfterARestart) {
   StartServing();
   loop_->BeginDrain();
+  loop_->BeginDrain();  // as a preStop hook and a signal do: the loop may not have woken yet
   metrics_.AwaitState(ServingState::kDraining);
   engines_->Die();
   metrics_.AwaitState(ServingState::kDraining, 2);
@@ -571,6 +572,8 @@ TEST_F(StepLoopTest, StatsAndMetricsAddUp) {
   loop_->ResetExpertStats();
   EXPECT_EQ(loop_->stats().tokens_per_expert,
             std::vector<int64_t>(stats.tokens_per_expert.size(), 0));
+  for (const RankStats& rank : loop_->stats().ranks) EXPECT_EQ(rank.num_expert_rows, 0);
+  EXPECT_EQ(loop_->stats().dispatch_bytes + loop_->stats().combine_bytes, 0);
 }
 
 TEST_F(StepLoopTest, RequestsOfManyThreadsAllEndOnceThroughFailuresOfTheEngines) {
