@@ -48,8 +48,11 @@ struct EngineMemory {
   int64_t workspace_bytes = 0;
 };
 
+/// `stored_dtype` is what StoredMatrixDType says of the model; it matters to an f32 engine only,
+/// which keeps bf16 matrices as they are. Weights are counted without the padding of panels to 64
+/// rows.
 absl::StatusOr<EngineMemory> EstimateMemory(const ModelConfig& config,
                                             const ExpertPlacement& placement, int32_t rank,
-                                            const LocalEngineOptions& options);
+                                            const LocalEngineOptions& options, DType stored_dtype);
 
 }  // namespace moed

@@ -59,12 +59,15 @@ absl::StatusOr<int64_t> ExchangeBytes(const ExchangeShape& shape) {
 
 absl::StatusOr<EngineMemory> EstimateMemory(const ModelConfig& config,
                                             const ExpertPlacement& placement, int32_t rank,
-                                            const LocalEngineOptions& options) {
+                                            const LocalEngineOptions& options, DType stored_dtype) {
   MOED_ASSIGN_OR_RETURN(const StepLimits limits,
                         ResolveStepLimits(config, placement, rank, options));
   const DType act = options.backend.activation_dtype;
   EngineMemory memory;
-  MOED_ASSIGN_OR_RETURN(memory.weight_bytes, WeightBytes(config, placement, rank, act));
+  // As the backend packs them: bf16 matrices stay so, whatever the activations are.
+  const bool keeps_bf16 = act == DType::kBF16 || stored_dtype == DType::kBF16;
+  MOED_ASSIGN_OR_RETURN(memory.weight_bytes, WeightBytes(config, placement, rank,
+                                                         keeps_bf16 ? DType::kBF16 : DType::kF32));
   MOED_ASSIGN_OR_RETURN(memory.kv_bytes_per_block,
                         PagedKvCache::BytesPerBlock(KvCacheOptions(config, options)));
   MOED_ASSIGN_OR_RETURN(memory.exchange_bytes,

@@ -177,6 +177,25 @@ class RankLoader {
 
 bool NoneExists(const std::string&) { return false; }
 
+bool IsVector(const MatrixRef& ref) {
+  return ref.role == WeightRole::kNorm || ref.role == WeightRole::kBias;
+}
+
+struct StoredModel {
+  Checkpoint checkpoint;
+  ModelTensors tensors;  // all of them are in the checkpoint
+};
+
+absl::StatusOr<StoredModel> OpenModel(const ModelConfig& config, const std::string& model_dir) {
+  MOED_ASSIGN_OR_RETURN(Checkpoint checkpoint, Checkpoint::Open(model_dir));
+  ModelTensors tensors =
+      MapTensors(config, [&](const std::string& name) { return checkpoint.Find(name) != nullptr; });
+  if (absl::Status status = CheckTensors(tensors, checkpoint); !status.ok()) {
+    return absl::Status(status.code(), absl::StrCat("'", model_dir, "': ", status.message()));
+  }
+  return StoredModel{std::move(checkpoint), std::move(tensors)};
+}
+
 }  // namespace
 
 absl::StatusOr<ModelWeights> LoadWeights(const ModelConfig& config,
@@ -189,25 +208,29 @@ absl::StatusOr<ModelWeights> LoadWeights(const ModelConfig& config,
     return RankLoader(options, source, backend)
         .Load(PartOfRank(MapTensors(config, NoneExists), placement, options.rank));
   }
-  MOED_ASSIGN_OR_RETURN(const Checkpoint checkpoint, Checkpoint::Open(options.model_dir));
-  ModelTensors tensors =
-      MapTensors(config, [&](const std::string& name) { return checkpoint.Find(name) != nullptr; });
-  if (absl::Status status = CheckTensors(tensors, checkpoint); !status.ok()) {
-    return absl::Status(status.code(),
-                        absl::StrCat("'", options.model_dir, "': ", status.message()));
-  }
-  FileTensors source(checkpoint);
+  MOED_ASSIGN_OR_RETURN(StoredModel model, OpenModel(config, options.model_dir));
+  FileTensors source(model.checkpoint);
   return RankLoader(options, source, backend)
-      .Load(PartOfRank(std::move(tensors), placement, options.rank));
+      .Load(PartOfRank(std::move(model.tensors), placement, options.rank));
+}
+
+absl::StatusOr<DType> StoredMatrixDType(const ModelConfig& config,
+                                        const WeightLoaderOptions& options) {
+  if (options.format == LoadFormat::kDummy) return DType::kBF16;
+  MOED_ASSIGN_OR_RETURN(const StoredModel model, OpenModel(config, options.model_dir));
+  bool all_bf16 = true;
+  ForEachMatrix(model.tensors, [&](const MatrixRef& ref) {
+    all_bf16 &= IsVector(ref) || model.checkpoint.Find(ref.tensor)->info->dtype == DType::kBF16;
+  });
+  return all_bf16 ? DType::kBF16 : DType::kF32;
 }
 
 absl::StatusOr<int64_t> WeightBytes(const ModelConfig& config, const ExpertPlacement& placement,
-                                    int32_t rank, DType activation_dtype) {
+                                    int32_t rank, DType matrix_dtype) {
   MOED_RETURN_IF_ERROR(CheckPlacement(config, placement, rank));
   std::optional<uint64_t> total = 0;
   const auto add = [&](const MatrixRef& ref) {
-    const bool is_vector = ref.role == WeightRole::kNorm || ref.role == WeightRole::kBias;
-    const size_t element_bytes = is_vector ? sizeof(float) : SizeBytes(activation_dtype);
+    const size_t element_bytes = IsVector(ref) ? sizeof(float) : SizeBytes(matrix_dtype);
     const auto bytes = CheckedMul(ref.num_elements(), element_bytes);
     if (total) total = bytes ? CheckedAdd(*total, *bytes) : std::nullopt;
   };

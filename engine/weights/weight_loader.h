@@ -34,8 +34,15 @@ absl::StatusOr<ModelWeights> LoadWeights(const ModelConfig& config,
                                          const WeightLoaderOptions& options,
                                          kernels::Backend& backend);
 
-/// Bytes of weights that `rank` would hold, computed from the config alone (for `moed --check`).
+/// BF16 if every matrix that LoadWeights would read is stored so (as dummy weights are), else F32:
+/// a backend that keeps what is stored keeps anything else as F32. Reads the headers of the files
+/// only; fails as LoadWeights does. Norms and biases do not count.
+absl::StatusOr<DType> StoredMatrixDType(const ModelConfig& config,
+                                        const WeightLoaderOptions& options);
+
+/// Bytes of weights that `rank` would hold if its matrices are kept in `matrix_dtype`, computed
+/// from the config alone (for `moed --check`).
 absl::StatusOr<int64_t> WeightBytes(const ModelConfig& config, const ExpertPlacement& placement,
-                                    int32_t rank, DType activation_dtype);
+                                    int32_t rank, DType matrix_dtype);
 
 }  // namespace moed

@@ -53,19 +53,22 @@ TEST(LocalEngineTest, DescribesItself) {
   EXPECT_EQ(info.exchange_bytes, 0);
 }
 
-TEST(LocalEngineTest, EstimatesTheMemoryThatItThenUses) {
+void ExpectEstimateIsRight(DType activation_dtype) {
   for (int32_t num_ranks : {1, 3}) {
     LocalEngineGroupOptions options = TinyGroupOptions({});
     // Dimensions that the kernels need not pad: the estimate of the weights is without padding.
     options.config.vocab_size = 128;
     options.config.num_experts = 64;
     options.placement = MakeTestPlacement(PlacementKind::kReplicated, options.config, num_ranks);
-    options.engine.backend.activation_dtype = DType::kBF16;
+    options.engine.backend.activation_dtype = activation_dtype;
+    const auto stored_dtype = StoredMatrixDType(options.config, options.loader);
+    ASSERT_TRUE(stored_dtype.ok()) << stored_dtype.status();
     const auto group = LocalEngineGroup::Create(options);
     ASSERT_TRUE(group.ok()) << group.status();
     for (int32_t rank = 0; rank < num_ranks; ++rank) {
       SCOPED_TRACE(rank);
-      const auto memory = EstimateMemory(options.config, options.placement, rank, options.engine);
+      const auto memory =
+          EstimateMemory(options.config, options.placement, rank, options.engine, *stored_dtype);
       ASSERT_TRUE(memory.ok()) << memory.status();
       const EngineInfo& info = (*group)->info(rank);
       EXPECT_EQ(memory->weight_bytes, info.weight_bytes);
@@ -77,6 +80,32 @@ TEST(LocalEngineTest, EstimatesTheMemoryThatItThenUses) {
       EXPECT_EQ(info.exchange_bytes > 0, num_ranks > 1);
     }
   }
+}
+
+TEST(LocalEngineTest, EstimatesTheMemoryThatItThenUses) { ExpectEstimateIsRight(DType::kBF16); }
+
+TEST(LocalEngineTest, EstimatesTheMemoryOfBf16WeightsUnderF32Activations) {
+  ExpectEstimateIsRight(DType::kF32);
+}
+
+TEST(LocalEngineTest, EstimatesTheWeightsOfABf16CheckpointUnderF32Activations) {
+  LocalEngineGroupOptions options = TinyGroupOptions({});
+  options.loader = {.model_dir = MOED_SOURCE_DIR "/tests/testdata/models/qwen3_moe_basic"};
+  const auto config = LoadModelConfig(options.loader.model_dir);
+  ASSERT_TRUE(config.ok()) << config.status();
+  options.config = *config;
+  options.placement = MakeTestPlacement(PlacementKind::kLinear, options.config, 1);
+  options.engine.backend.activation_dtype = DType::kF32;
+  const auto engine = CreateTiny(options);
+  ASSERT_TRUE(engine.ok()) << engine.status();
+  const auto stored_dtype = StoredMatrixDType(options.config, options.loader);
+  ASSERT_TRUE(stored_dtype.ok()) << stored_dtype.status();
+  const auto memory =
+      EstimateMemory(options.config, options.placement, 0, options.engine, *stored_dtype);
+  ASSERT_TRUE(memory.ok()) << memory.status();
+  // Of its matrices the kernels pad only the routers, from 8 rows to 64.
+  const int64_t padding = config->num_layers * (64 - config->num_experts) * config->hidden_size * 2;
+  EXPECT_EQ(memory->weight_bytes + padding, (*engine)->info().weight_bytes);
 }
 
 TEST(LocalEngineTest, ReportsWhatAStepDid) {

@@ -246,6 +246,24 @@ TEST(WeightLoaderTest, TheSizeIsWhatWeightBytesForetells) {
   }
 }
 
+TEST(WeightLoaderTest, SaysWhetherAllMatricesAreStoredAsBf16) {
+  const std::pair<const char*, DType> expected[] = {{"qwen3_moe_basic", DType::kBF16},
+                                                    {"qwen3_moe_sharded", DType::kBF16},
+                                                    {"mixtral_fused", DType::kF32},
+                                                    {"granitemoe_fused", DType::kF32}};  // f16
+  for (const auto& [name, dtype] : expected) {
+    const std::string dir = ModelDir(name);
+    const auto stored = StoredMatrixDType(*LoadModelConfig(dir), {.model_dir = dir});
+    ASSERT_TRUE(stored.ok()) << stored.status();
+    EXPECT_EQ(*stored, dtype) << name;
+    EXPECT_EQ(*StoredMatrixDType(*LoadModelConfig(dir), {.format = LoadFormat::kDummy}),
+              DType::kBF16);
+  }
+  EXPECT_TRUE(absl::IsNotFound(
+      StoredMatrixDType(*LoadModelConfig(ModelDir("mixtral_fused")), {.model_dir = "/nowhere"})
+          .status()));
+}
+
 TEST(WeightLoaderTest, ProgressEndsAtTheTotal) {
   const std::string dir = ModelDir("granitemoe_fused");
   const ModelConfig config = *LoadModelConfig(dir);
