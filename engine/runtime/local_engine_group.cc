@@ -127,6 +127,11 @@ absl::StatusOr<std::unique_ptr<LocalEngineGroup>> LocalEngineGroup::Create(
     const LocalEngineGroupOptions& options) {
   MOED_RETURN_IF_ERROR(CheckRanks(options));
   const int32_t num_ranks = options.placement.num_ranks;
+  std::vector<StepLimits> limits(num_ranks);
+  for (int32_t rank = 0; rank < num_ranks; ++rank) {
+    MOED_ASSIGN_OR_RETURN(
+        limits[rank], ResolveStepLimits(options.config, options.placement, rank, options.engine));
+  }
   UniqueFd segment;
   int64_t max_bytes = 0;
   if (num_ranks > 1) {
@@ -136,6 +141,7 @@ absl::StatusOr<std::unique_ptr<LocalEngineGroup>> LocalEngineGroup::Create(
   }
 
   std::unique_ptr<LocalEngineGroup> group(new LocalEngineGroup(num_ranks));
+  group->limits_ = std::move(limits);
   std::vector<absl::Status> statuses(num_ranks);
   group->RunOnAllRanks([&](int32_t rank) {
     auto engine = MakeEngine({&options, rank, segment.get(), max_bytes});
@@ -150,11 +156,23 @@ int32_t LocalEngineGroup::num_ranks() const { return static_cast<int32_t>(engine
 
 const EngineInfo& LocalEngineGroup::info(int32_t rank) const { return engines_[rank]->info(); }
 
-absl::StatusOr<std::vector<StepResult>> LocalEngineGroup::Execute(std::span<const StepPlan> plans) {
+absl::Status LocalEngineGroup::ValidatePlans(std::span<const StepPlan> plans) const {
   if (plans.size() != engines_.size()) {
     return absl::InvalidArgumentError(
         absl::StrCat("engine group: ", plans.size(), " plans for ", engines_.size(), " ranks"));
   }
+  for (size_t rank = 0; rank < plans.size(); ++rank) {
+    MOED_RETURN_IF_ERROR(ValidateStepPlan(plans[rank], limits_[rank]));
+    if (plans[rank].num_tokens_per_rank == plans[0].num_tokens_per_rank) continue;
+    return absl::InvalidArgumentError(absl::StrCat(
+        "engine group: the plan of rank ", rank,
+        " has other num_tokens_per_rank than that of rank 0, expected the same on all ranks"));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::vector<StepResult>> LocalEngineGroup::Execute(std::span<const StepPlan> plans) {
+  MOED_RETURN_IF_ERROR(ValidatePlans(plans));
   std::vector<absl::StatusOr<StepResult>> results(plans.size());
   RunOnAllRanks([&](int32_t rank) { results[rank] = engines_[rank]->Execute(plans[rank]); });
   std::vector<StepResult> values;

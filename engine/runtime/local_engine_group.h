@@ -12,6 +12,7 @@
 #include "engine/api/engine.h"
 #include "engine/api/expert_placement.h"
 #include "engine/runtime/local_engine.h"
+#include "engine/runtime/step_limits.h"
 #include "engine/weights/weight_loader.h"
 
 namespace moed {
@@ -44,8 +45,8 @@ class LocalEngineGroup {
   const EngineInfo& info(int32_t rank) const;
 
   /// Executes one step on all ranks: plans[r] on rank r. Returns [num_ranks] results, or the first
-  /// error in rank order; after an error of Engine::Execute that is not INVALID_ARGUMENT the group
-  /// is dead.
+  /// error in rank order. INVALID_ARGUMENT if a plan is wrong or they contradict each other: then
+  /// no rank has begun and the group is as before. After any other error the group is dead.
   absl::StatusOr<std::vector<StepResult>> Execute(std::span<const StepPlan> plans);
 
  private:
@@ -55,6 +56,9 @@ class LocalEngineGroup {
   /// Calls job(rank) for every rank at the same time, each on its rank's thread.
   void RunOnAllRanks(const std::function<void(int32_t rank)>& job);
 
+  absl::Status ValidatePlans(std::span<const StepPlan> plans) const;
+
+  std::vector<StepLimits> limits_;                    // [num_ranks]
   std::vector<std::unique_ptr<Engine>> engines_;      // [num_ranks]
   std::vector<std::unique_ptr<RankThread>> threads_;  // [num_ranks - 1] of ranks 1, 2, ...
 };

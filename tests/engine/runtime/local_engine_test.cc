@@ -199,6 +199,28 @@ TEST(LocalEngineTest, ARankWithoutTokensServesItsExperts) {
   EXPECT_EQ((*results)[0].num_expert_rows + (*results)[1].num_expert_rows, 2 * 6 * 3);
 }
 
+TEST(LocalEngineTest, AGroupBeginsNoStepThatIsInvalidOnOneRank) {
+  LocalEngineGroupOptions options = TinyGroupOptions(TinyPlacement(2));
+  options.exchange_timeout = absl::Seconds(5);  // were one rank to begin, the group would die
+  const auto group = LocalEngineGroup::Create(options);
+  ASSERT_TRUE(group.ok()) << group.status();
+  StepPlan good = PlanOf({1, 2, 3});
+  good.num_tokens_per_rank = {3, 3};
+  StepPlan bad = good;
+  bad.slices[0].token_ids[2] = 1000;
+  StepPlan contradicting = good;
+  contradicting.num_tokens_per_rank = {2, 3};
+  for (const auto& [plan, message] :
+       {std::pair(bad, "token_ids[2] is 1000"), std::pair(contradicting, "num_tokens_per_rank")}) {
+    const absl::Status status = (*group)->Execute(std::vector<StepPlan>{good, plan}).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << status;
+    EXPECT_THAT(status.message(), HasSubstr(message));
+  }
+  const auto results = (*group)->Execute(std::vector<StepPlan>{good, good});
+  ASSERT_TRUE(results.ok()) << results.status();
+  EXPECT_EQ((*results)[0].sampled, (*results)[1].sampled);
+}
+
 TEST(LocalEngineTest, NamesTheMissingPeerAndThenRefusesToGoOn) {
   LocalEngineGroupOptions options = TinyGroupOptions(TinyPlacement(2));
   const auto max_bytes =
