@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <filesystem>
 #include <ostream>
 #include <random>
 #include <string>
@@ -66,6 +65,7 @@ struct Model {
   DType dtype = DType::kBF16;
   std::string instruction_set;  // "" = the best of this machine
   int32_t stride = 1;           // use every stride-th sequence: larger models take longer
+  uint64_t num_random = 8;      // circumstances drawn by chance
 };
 
 /// What must not matter.
@@ -75,8 +75,9 @@ struct Circumstances {
   PlacementKind placement = PlacementKind::kLinear;
   int32_t chunk = 1 << 20;
   int32_t num_threads = 1;
-  int32_t batch = kNumSequences;  // sequences driven at the same time
-  int32_t max_first_step = 0;     // sequences join at random steps up to this
+  int32_t max_tokens_per_step = 256;  // of one rank; prompts that do not fit are cut
+  int32_t batch = kNumSequences;      // sequences driven at the same time
+  int32_t max_first_step = 0;         // sequences join at random steps up to this
   bool cached_prefix = false;
   bool preempted = false;
   uint64_t seed = 1;
@@ -91,13 +92,12 @@ std::vector<Model> Models() {
                                {"TinyAvx2", "", DType::kBF16, "avx2"},
                                {"TinyAvx512", "", DType::kBF16, "avx512"}};
   const std::string root = MOED_SOURCE_DIR;
-  const std::pair<std::string, std::string> checkpoints[] = {
-      {"Fixture", root + "/tests/testdata/models/qwen3_moe_basic"},
-      {"Demo", root + "/config/demo"}};
-  for (const auto& [name, dir] : checkpoints) {
-    if (!std::filesystem::exists(dir + "/config.json")) continue;
-    models.push_back({name, dir, DType::kBF16, "", name == "Demo" ? 4 : 2});
-  }
+  const std::string fixtures = root + "/tests/testdata/models/";
+  models.push_back({"Fixture", fixtures + "qwen3_moe_basic", DType::kBF16, "", 2});
+  models.push_back({"Olmoe", fixtures + "olmoe_basic", DType::kBF16, "", 2, 4});
+  models.push_back({"GraniteShared", fixtures + "granitemoeshared_basic", DType::kBF16, "", 2, 4});
+  models.push_back({"Qwen2Dense", fixtures + "qwen2_moe_dense_layers", DType::kBF16, "", 2, 4});
+  models.push_back({"Demo", root + "/config/demo", DType::kBF16, "", 4});
   return models;
 }
 
@@ -105,6 +105,7 @@ std::vector<Circumstances> ChosenCircumstances() {
   using K = PlacementKind;
   return {
       {.name = "InOneBatch"},
+      {.name = "InStepsOf13Tokens", .max_tokens_per_step = 13, .seed = 15},
       {.name = "InBatchesOf5", .batch = 5, .max_first_step = 3, .seed = 2},
       {.name = "InBatchesOf17WithTwoThreads", .num_threads = 2, .batch = 17, .seed = 3},
       {.name = "TokenByToken", .chunk = 1, .max_first_step = 9, .seed = 4},
@@ -134,6 +135,7 @@ std::vector<Circumstances> ChosenCircumstances() {
       {.name = "OnFourRanksShuffled",
        .num_ranks = 4,
        .placement = K::kShuffled,
+       .max_tokens_per_step = 40,
        .batch = 3,
        .seed = 13},
       {.name = "OnFourRanksReplicated",
@@ -151,6 +153,7 @@ std::vector<Circumstances> ChosenCircumstances() {
 Circumstances RandomCircumstances(uint64_t seed) {
   std::mt19937_64 rng(seed);
   const int32_t chunks[] = {1, 7, 64, 1 << 20};
+  const int32_t step_tokens[] = {19, 64, 256};
   const PlacementKind placements[] = {PlacementKind::kLinear, PlacementKind::kRoundRobin,
                                       PlacementKind::kShuffled, PlacementKind::kReplicated};
   Circumstances c = {.name = absl::StrCat("Random", seed),
@@ -158,6 +161,7 @@ Circumstances RandomCircumstances(uint64_t seed) {
                      .placement = placements[rng() % 4],
                      .chunk = chunks[rng() % 4],
                      .num_threads = 1 + static_cast<int32_t>(rng() % 2),
+                     .max_tokens_per_step = step_tokens[rng() % 3],
                      .batch = 1 + static_cast<int32_t>(rng() % kNumSequences),
                      .max_first_step = static_cast<int32_t>(rng() % 12),
                      .preempted = rng() % 2 == 0,
@@ -205,7 +209,7 @@ class InvarianceTest : public ::testing::TestWithParam<Model> {
     options.engine.backend.num_threads = c.num_threads;
     options.engine.kv_dtype = model.dtype;
     options.engine.num_blocks = 800;
-    options.engine.max_tokens_per_step = 256;
+    options.engine.max_tokens_per_step = c.max_tokens_per_step;
     return options;
   }
 
@@ -277,7 +281,7 @@ TEST_P(InvarianceTest, TokensAndLogprobsDoNotDependOnCircumstances) {
   ASSERT_EQ(expected.size(), workload_.size());
   ForgetSequenceIds(expected);
   std::vector<Circumstances> all = ChosenCircumstances();
-  for (uint64_t seed = 100; seed < 108; ++seed) all.push_back(RandomCircumstances(seed));
+  for (uint64_t i = 0; i < GetParam().num_random; ++i) all.push_back(RandomCircumstances(100 + i));
   for (const Circumstances& circumstances : all) {
     SCOPED_TRACE(circumstances.name);
     Outputs actual = Under(circumstances);
