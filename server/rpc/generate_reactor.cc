@@ -10,6 +10,9 @@ namespace {
 
 constexpr RpcMethod kMethod = {"moed.v1.InferenceService", "Generate"};
 
+// Of an error's message in the log: it may repeat what the client sent.
+constexpr size_t kMaxLoggedErrorBytes = 1024;
+
 // Whether a call that ends now ends by its deadline. A client's clock runs out a little earlier
 // than the server's: on the wire a timeout is rounded up by at most 1 %.
 bool IsLate(absl::Time arrival, absl::Time deadline) {
@@ -180,7 +183,9 @@ void GenerateReactor::Log(const absl::Status& status) {
       usage.num_generated_tokens, absl::ToDoubleMilliseconds(usage.queue_time),
       absl::ToDoubleMilliseconds(usage.time_to_first_token),
       absl::ToDoubleMilliseconds(absl::Now() - params_.arrival),
-      status.ok() ? "" : " error=\"" + absl::CEscape(status.message()) + "\"");
+      status.ok()
+          ? ""
+          : " error=\"" + absl::CEscape(status.message().substr(0, kMaxLoggedErrorBytes)) + "\"");
 }
 
 }  // namespace moed

@@ -74,8 +74,8 @@ absl::StatusOr<Request> InferenceService::Prepare(const grpc::CallbackServerCont
                                                   const v1::GenerateRequest& message,
                                                   const Call& call) const {
   MOED_RETURN_IF_ERROR(params_.admission.Admit(context));
-  MOED_RETURN_IF_ERROR(CheckModelName(message.model(), params_.model));
   MOED_RETURN_IF_ERROR(ToStatus(ValidateGenerateRequest(message, params_.model)));
+  MOED_RETURN_IF_ERROR(CheckModelName(message.model(), params_.model));
   MOED_ASSIGN_OR_RETURN(std::vector<int32_t> prompt_token_ids, PromptTokens(message));
   absl::BitGen seeds;
   return ToRequest(message, params_.model,

@@ -16,6 +16,8 @@
 namespace moed {
 namespace {
 
+// The name is echoed when it is not the served model's.
+constexpr int kMaxModelNameBytes = 256;
 constexpr int kMaxPriority = 100;
 constexpr int kMaxSaltBytes = 256;
 constexpr int kMaxClientIdBytes = 128;
@@ -224,13 +226,14 @@ void CheckChoiceRemains(const v1::GenerateRequest& request, Checker& check) {
 FieldViolations ValidateGenerateRequest(const v1::GenerateRequest& request,
                                         const ServedModel& model) {
   Checker check(model);
+  check.Text("model", request.model(), {.min = 0, .max = kMaxModelNameBytes});
   CheckPrompt(request, check);
   CheckSampling(request.sampling(), check);
   CheckStopping(request.stopping(), check);
   CheckChoiceRemains(request, check);
   if (request.response().has_logprobs()) {
     check.Number("response.logprobs", request.response().logprobs(),
-                 {.min = 0, .max = kMaxLogprobs});
+                 {.min = 0, .max = static_cast<double>(std::min(kMaxLogprobs, model.vocab_size))});
   }
   check.Number("priority", request.priority(), {.min = -kMaxPriority, .max = kMaxPriority});
   check.Text("cache_salt", request.cache_salt(), {.min = 0, .max = kMaxSaltBytes});

@@ -25,7 +25,8 @@ FieldViolations ValidateDetokenizeRequest(const v1::DetokenizeRequest& request,
 /// may have more than the model has embeddings for).
 FieldViolations ValidatePromptTokens(std::span<const int32_t> ids, const ServedModel& model);
 
-/// NOT_FOUND unless `name` is empty or the served model's.
+/// NOT_FOUND unless `name` is empty or the served model's. Repeats `name`: validate its length
+/// first.
 absl::Status CheckModelName(const std::string& name, const ServedModel& model);
 
 }  // namespace moed

@@ -165,6 +165,15 @@ TEST_F(GenerateTest, AnotherModelIsNotFound) {
   EXPECT_EQ(Refusal(request).error_code(), grpc::StatusCode::NOT_FOUND);
 }
 
+TEST_F(GenerateTest, AModelNameThatIsTooLongIsNotRepeated) {
+  StartServer();
+  v1::GenerateRequest request = TextRequest("abc");
+  request.set_model(std::string(100'000, 'm'));
+  const grpc::Status status = Refusal(request);
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_LT(status.error_message().size(), 200u);
+}
+
 TEST_F(GenerateTest, AFullQueueSaysWhenToTryAgain) {
   StartServer();
   loop_.SetRefusal(absl::ResourceExhaustedError("256 requests are waiting"));

@@ -180,12 +180,27 @@ TEST(ValidateRequestTest, TheRestIsInRange) {
       {"priority", CHANGE(r.set_priority(-100)), ""},
       {"priority above", CHANGE(r.set_priority(101)), "priority"},
       {"priority below", CHANGE(r.set_priority(-101)), "priority"},
+      {"model", CHANGE(r.set_model(std::string(256, 'm'))), ""},
+      {"model long", CHANGE(r.set_model(std::string(257, 'm'))), "model"},
       {"salt", CHANGE(r.set_cache_salt(std::string(256, 's'))), ""},
       {"salt long", CHANGE(r.set_cache_salt(std::string(257, 's'))), "cache_salt"},
       {"client id", CHANGE(r.set_client_request_id(std::string(128, 'c'))), ""},
       {"client id long", CHANGE(r.set_client_request_id(std::string(129, 'c'))),
        "client_request_id"},
   });
+}
+
+TEST(ValidateRequestTest, LogprobsOfMoreTokensThanTheModelHasAreRefused) {
+  ServedModel model = TestModel();
+  model.vocab_size = 8;
+  v1::GenerateRequest request = GoodRequest();
+  request.mutable_response()->set_logprobs(8);
+  EXPECT_TRUE(ValidateGenerateRequest(request, model).empty());
+  request.mutable_response()->set_logprobs(9);
+  const FieldViolations violations = ValidateGenerateRequest(request, model);
+  ASSERT_EQ(violations.size(), 1u);
+  EXPECT_EQ(violations[0].field, "response.logprobs");
+  EXPECT_EQ(violations[0].description, "is 9; expected a number in [0, 8]");
 }
 
 TEST(ValidateRequestTest, AllFieldsAtFaultAreReportedAtOnce) {
