@@ -9,6 +9,8 @@
 #include <algorithm>
 #include <vector>
 
+#include "absl/synchronization/mutex.h"
+
 namespace moed {
 namespace {
 
@@ -100,6 +102,7 @@ struct PrometheusMetrics::Families {
   void ObserveStep(const StepOutcome& outcome);
   void ObserveExchange(const std::vector<StepResult>& results, size_t phase);
 
+  absl::Mutex raise_mutex;
   prometheus::Registry registry;
   const Labels labels;
 
@@ -231,6 +234,7 @@ void PrometheusMetrics::Families::UpdateGauges(const ServerStats& stats) {
 }
 
 void PrometheusMetrics::Families::UpdateCounters(const ServerStats& stats) {
+  absl::MutexLock lock(&raise_mutex);  // reading and raising must be one
   Raise(prompt_tokens, stats.num_prompt_tokens);
   Raise(generation_tokens, stats.num_generated_tokens);
   Raise(prefix_queries, stats.prefix_cache_queries);
@@ -269,8 +273,7 @@ PrometheusMetrics::PrometheusMetrics(const Params& params)
 PrometheusMetrics::~PrometheusMetrics() = default;
 
 void PrometheusMetrics::OnStep(const StepOutcome& outcome, const ServerStats& stats) {
-  families_->UpdateGauges(stats);
-  families_->UpdateCounters(stats);
+  Refresh(stats);
   families_->ObserveStep(outcome);
 }
 
@@ -309,7 +312,10 @@ void PrometheusMetrics::OnRpcHandled(const RpcOutcome& outcome) {
   Observe(families_->grpc_handling.Add(method, RequestBuckets()), outcome.duration);
 }
 
-void PrometheusMetrics::UpdateGauges(const ServerStats& stats) { families_->UpdateGauges(stats); }
+void PrometheusMetrics::Refresh(const ServerStats& stats) {
+  families_->UpdateGauges(stats);
+  families_->UpdateCounters(stats);
+}
 
 std::string PrometheusMetrics::Text() const {
   return prometheus::TextSerializer().Serialize(families_->registry.Collect());

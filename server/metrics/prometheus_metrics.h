@@ -38,8 +38,8 @@ class PrometheusMetrics final : public MetricsSink, public RpcObserver {
   // RpcObserver
   void OnRpcHandled(const RpcOutcome& outcome) override;
 
-  /// Brings the gauges up to date, for a scrape while no step runs. Any thread.
-  void UpdateGauges(const ServerStats& stats);
+  /// Brings gauges and counters up to date, for a scrape while no step runs. Any thread.
+  void Refresh(const ServerStats& stats);
 
   /// All metrics in Prometheus' text format.
   std::string Text() const;

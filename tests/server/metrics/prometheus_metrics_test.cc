@@ -83,6 +83,14 @@ TEST_F(PrometheusMetricsTest, AStepSetsGaugesAndRaisesCountersToTheServersTotals
   EXPECT_EQ(samples.at(R"(moed_preemptions_total{model_name="tales"})"), 1);
 }
 
+TEST_F(PrometheusMetricsTest, AScrapeSeesRestartsThatNoStepHasFollowed) {
+  ServerStats stats = TwoRanks();
+  stats.num_group_restarts = 9;
+  metrics_.Refresh(stats);
+  metrics_.Refresh(stats);
+  EXPECT_EQ(Samples().at(R"(moed_group_restarts_total{model_name="tales"})"), 9);
+}
+
 TEST_F(PrometheusMetricsTest, AStepIsCountedUnderItsPhase) {
   metrics_.OnStep({.num_tokens = 8, .num_prefill_tokens = 8}, {});
   metrics_.OnStep({.num_tokens = 8, .num_prefill_tokens = 0}, {});
