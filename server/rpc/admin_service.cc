@@ -58,7 +58,7 @@ grpc::ServerWriteReactor<v1::DrainResponse>* AdminService::Drain(
   const absl::Duration timeout = request->timeout_seconds() > 0
                                      ? absl::Seconds(request->timeout_seconds())
                                      : params_.drain_timeout;
-  return new DrainReactor(params_.loop, arrival + timeout);
+  return new DrainReactor(params_.num_requests_left, arrival + timeout);
 }
 
 }  // namespace moed

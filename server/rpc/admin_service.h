@@ -26,6 +26,7 @@ class AdminService final : public v1::AdminService::CallbackService {
     const ExpertPlacement& placement;
     std::function<std::vector<RankView>()> ranks;  // from any thread
     std::function<void()> on_drain;                // from any thread; stops new requests
+    std::function<int32_t()> num_requests_left;    // from any thread; what a drain waits for
     absl::Duration drain_timeout;                  // where the caller names none
     absl::Time started;
   };

@@ -1,5 +1,7 @@
 #include "server/rpc/drain_reactor.h"
 
+#include <utility>
+
 #include "absl/time/clock.h"
 
 namespace moed {
@@ -9,12 +11,13 @@ constexpr absl::Duration kPollInterval = absl::Milliseconds(20);
 
 }  // namespace
 
-DrainReactor::DrainReactor(StepLoop& loop, absl::Time deadline) : loop_(loop), deadline_(deadline) {
+DrainReactor::DrainReactor(std::function<int32_t()> num_requests_left, absl::Time deadline)
+    : num_requests_left_(std::move(num_requests_left)), deadline_(deadline) {
   Check();
 }
 
 void DrainReactor::Check() {
-  const int32_t num_left = loop_.num_requests();
+  const int32_t num_left = num_requests_left_();
   last_ = num_left == 0 || absl::Now() >= deadline_;
   if (cancelled_) return Finish(grpc::Status::CANCELLED);
   if (!last_ && num_left == num_reported_) return CheckLater();

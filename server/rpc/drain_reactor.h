@@ -4,11 +4,12 @@
 #include <grpcpp/support/server_callback.h>
 
 #include <atomic>
+#include <cstdint>
+#include <functional>
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "moed/v1/admin.pb.h"
-#include "server/step_loop.h"
 
 namespace moed {
 
@@ -19,8 +20,8 @@ namespace moed {
 /// alarm), so no two of them run at a time; only OnCancel may come in between.
 class DrainReactor final : public grpc::ServerWriteReactor<v1::DrainResponse> {
  public:
-  /// Starts at once; `loop` must outlive the call.
-  DrainReactor(StepLoop& loop, absl::Time deadline);
+  /// Starts at once; what `num_requests_left` refers to must outlive the call.
+  DrainReactor(std::function<int32_t()> num_requests_left, absl::Time deadline);
 
   void OnWriteDone(bool ok) override;
   void OnCancel() override;
@@ -30,7 +31,7 @@ class DrainReactor final : public grpc::ServerWriteReactor<v1::DrainResponse> {
   void Check();
   void CheckLater();
 
-  StepLoop& loop_;
+  const std::function<int32_t()> num_requests_left_;
   const absl::Time deadline_;
   int32_t num_reported_ = -1;
   bool last_ = false;  // message_ is the last one

@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "absl/strings/escaping.h"
+#include "absl/strings/str_format.h"
 #include "config/logging.h"
 
 namespace moed {
@@ -30,6 +31,7 @@ std::shared_ptr<GenerateReactor> GenerateReactor::Create(Params params) {
 
 GenerateReactor::GenerateReactor(Params params)
     : params_(std::move(params)), pending_(params_.max_pending_bytes) {
+  ++params_.num_calls;
   params_.context.AddInitialMetadata("x-request-id", params_.request_id);
 }
 
@@ -57,16 +59,21 @@ void GenerateReactor::Refuse(const absl::Status& status) {
 
 bool GenerateReactor::OnEvent(RequestEvent event) {
   bool taken = false;
+  bool is_last = false;
   {
     absl::MutexLock lock(&mutex_);
     if (end_.has_value()) return true;
     const auto* usage = std::get_if<UsageEvent>(&event);
     if (usage != nullptr) usage_ = *usage;
-    const bool is_last = usage != nullptr;
+    is_last = usage != nullptr;
     taken = pending_.Push(std::move(event));
     if (taken && is_last) end_ = absl::OkStatus();
   }
-  if (!taken) CutOff();
+  if (!taken) {
+    CutOff(absl::ResourceExhaustedError("the client reads too slowly and was cut off"));
+  } else if (is_last) {
+    LimitUnread();
+  }
   Advance();
   return taken;
 }
@@ -76,6 +83,7 @@ void GenerateReactor::OnError(const absl::Status& status) {
     absl::MutexLock lock(&mutex_);
     if (!end_.has_value()) end_ = status;
   }
+  LimitUnread();
   Advance();
 }
 
@@ -95,6 +103,8 @@ void GenerateReactor::OnCancel() {
 }
 
 void GenerateReactor::OnDone() {
+  unread_alarm_.Cancel();
+  --params_.num_calls;
   // The last reference must not die while it is a member of what it refers to.
   const std::shared_ptr<GenerateReactor> self = std::move(self_);
 }
@@ -117,12 +127,35 @@ void GenerateReactor::AbandonAndCancel(const absl::Status& status) {
   Advance();
 }
 
-// A write is stuck in flow control, and Finish would be stuck behind it: the stream is reset
-// instead.
-void GenerateReactor::CutOff() {
+// The alarm's callback outlives the alarm, which is ours: it must let go of us when it has run.
+void GenerateReactor::LimitUnread() {
   {
     absl::MutexLock lock(&mutex_);
-    Abandon(absl::ResourceExhaustedError("the client reads too slowly and was cut off"));
+    const bool is_unread = !open_ || writing_ || accepted_.has_value() || !pending_.empty();
+    if (!is_unread || finishing_ || std::exchange(is_limited_, true)) return;
+    setting_alarm_ = true;
+  }
+  auto on_alarm = [self = shared_from_this()](bool is_late) mutable {
+    const std::shared_ptr<GenerateReactor> held = std::move(self);
+    if (!is_late) return;  // cancelled
+    held->CutOff(absl::ResourceExhaustedError(
+        absl::StrFormat("the client left what was generated unread for %s and was cut off",
+                        absl::FormatDuration(held->params_.unread_timeout))));
+    held->Advance();
+  };
+  unread_alarm_.Set(absl::ToChronoTime(absl::Now() + params_.unread_timeout), std::move(on_alarm));
+  absl::MutexLock lock(&mutex_);
+  setting_alarm_ = false;
+}
+
+// A write is stuck in flow control, and Finish would be stuck behind it: the stream is reset
+// instead.
+void GenerateReactor::CutOff(const absl::Status& status) {
+  {
+    absl::MutexLock lock(&mutex_);
+    if (finishing_) return;  // the context may be gone
+    Abandon(status);
+    end_ = status;
     cutting_off_ = true;
   }
   params_.context.TryCancel();
@@ -131,7 +164,8 @@ void GenerateReactor::CutOff() {
 }
 
 GenerateReactor::Action GenerateReactor::TakeAction() {
-  if (!open_ || writing_ || cutting_off_ || finishing_) return std::monostate();
+  if (!open_ || writing_ || finishing_) return std::monostate();
+  if (cutting_off_ || setting_alarm_) return std::monostate();
   if (accepted_.has_value()) {
     writing_ = true;
     return *std::exchange(accepted_, std::nullopt);

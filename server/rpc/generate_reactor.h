@@ -1,8 +1,10 @@
 #pragma once
 
+#include <grpcpp/alarm.h>
 #include <grpcpp/server_context.h>
 #include <grpcpp/support/server_callback.h>
 
+#include <atomic>
 #include <memory>
 #include <optional>
 #include <string>
@@ -27,7 +29,8 @@ namespace moed {
 /// Shared by gRPC (it owns itself until OnDone) and the step loop (as the request's sink), so that
 /// either may let go first. Events come from the step loop's thread, On* calls from gRPC's threads.
 /// One write is under way at a time; meanwhile events wait in PendingEvents, and Finish is called
-/// once, when no write is under way.
+/// once, when no write is under way. Once the request has ended, the client has `unread_timeout` to
+/// take what is left.
 class GenerateReactor final : public grpc::ServerWriteReactor<v1::GenerateResponse>,
                               public RequestSink,
                               public std::enable_shared_from_this<GenerateReactor> {
@@ -37,7 +40,9 @@ class GenerateReactor final : public grpc::ServerWriteReactor<v1::GenerateRespon
     StepLoop& loop;
     const Tokenizer& tokenizer;
     const Admission& admission;
+    std::atomic<int32_t>& num_calls;  // counts this call until OnDone
     int64_t max_pending_bytes = 0;
+    absl::Duration unread_timeout = absl::Seconds(60);
     std::string request_id;
     std::string client_request_id;  // for the log only
     absl::Time arrival;
@@ -75,7 +80,9 @@ class GenerateReactor final : public grpc::ServerWriteReactor<v1::GenerateRespon
   bool Abandon(const absl::Status& status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Abandons the stream and tells the step loop.
   void AbandonAndCancel(const absl::Status& status) ABSL_LOCKS_EXCLUDED(mutex_);
-  void CutOff() ABSL_LOCKS_EXCLUDED(mutex_);
+  // Gives the client a limited time for what it has not taken of a request that ended.
+  void LimitUnread() ABSL_LOCKS_EXCLUDED(mutex_);
+  void CutOff(const absl::Status& status) ABSL_LOCKS_EXCLUDED(mutex_);
   void Write(v1::GenerateResponse message);
   void FinishWith(const absl::Status& status);
   void Log(const absl::Status& status) ABSL_LOCKS_EXCLUDED(mutex_);
@@ -83,15 +90,18 @@ class GenerateReactor final : public grpc::ServerWriteReactor<v1::GenerateRespon
   const Params params_;
   std::shared_ptr<GenerateReactor> self_;  // what gRPC holds; dropped in OnDone
   EventFormat format_;                     // set before the step loop knows the request
+  grpc::Alarm unread_alarm_;               // set at most once; cancelled in OnDone
   v1::GenerateResponse message_;  // what is being written; touched only by whoever set writing_
 
   absl::Mutex mutex_;
   PendingEvents pending_ ABSL_GUARDED_BY(mutex_);
   std::optional<v1::GenerateResponse> accepted_ ABSL_GUARDED_BY(mutex_);  // waits to be the first
-  bool open_ ABSL_GUARDED_BY(mutex_) = false;         // it is known what comes first
-  bool writing_ ABSL_GUARDED_BY(mutex_) = false;      // a write is under way
-  bool cutting_off_ ABSL_GUARDED_BY(mutex_) = false;  // the context is in use: do not finish yet
-  bool finishing_ ABSL_GUARDED_BY(mutex_) = false;    // Finish was or is being called
+  bool open_ ABSL_GUARDED_BY(mutex_) = false;           // it is known what comes first
+  bool writing_ ABSL_GUARDED_BY(mutex_) = false;        // a write is under way
+  bool cutting_off_ ABSL_GUARDED_BY(mutex_) = false;    // the context is in use: do not finish yet
+  bool is_limited_ ABSL_GUARDED_BY(mutex_) = false;     // the alarm was or is being set
+  bool setting_alarm_ ABSL_GUARDED_BY(mutex_) = false;  // the alarm is in use: do not finish yet
+  bool finishing_ ABSL_GUARDED_BY(mutex_) = false;      // Finish was or is being called
   std::optional<absl::Status> end_
       ABSL_GUARDED_BY(mutex_);  // how the request ended; no event follows
   std::optional<UsageEvent> usage_ ABSL_GUARDED_BY(mutex_);

@@ -54,8 +54,10 @@ grpc::ServerWriteReactor<v1::GenerateResponse>* InferenceService::Generate(
        .loop = params_.loop,
        .tokenizer = params_.tokenizer,
        .admission = params_.admission,
+       .num_calls = num_generate_calls_,
        .max_pending_bytes = prepared.ok() ? MaxPendingBytes(*prepared, params_.max_pending_bytes)
                                           : params_.max_pending_bytes,
+       .unread_timeout = params_.unread_timeout,
        .request_id = call.request_id,
        .client_request_id = request->client_request_id().substr(0, 128),
        .arrival = call.arrival,

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -29,10 +30,14 @@ class InferenceService final : public v1::InferenceService::CallbackService {
     StepLoop& loop;
     const Admission& admission;
     int64_t max_pending_bytes = 0;  // of one request
+    absl::Duration unread_timeout;  // for what is left when a request has ended
     uint32_t random_prefix = 0;     // of request ids
   };
   explicit InferenceService(const Params& params)
       : params_(params), request_ids_(params.random_prefix) {}
+
+  /// Generate calls that gRPC is not done with, whether or not their requests have ended.
+  int32_t num_generate_calls() const { return num_generate_calls_; }
 
   grpc::ServerWriteReactor<v1::GenerateResponse>* Generate(
       grpc::CallbackServerContext* context, const v1::GenerateRequest* request) override;
@@ -61,6 +66,7 @@ class InferenceService final : public v1::InferenceService::CallbackService {
 
   const Params params_;
   RequestIds request_ids_;
+  std::atomic<int32_t> num_generate_calls_ = 0;
 };
 
 }  // namespace moed

@@ -5,6 +5,7 @@
 #include <grpcpp/server.h>
 #include <grpcpp/server_builder.h>
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_format.h"
@@ -51,17 +52,20 @@ InferenceService::Params InferenceParams(const RpcServer::Params& params,
           .loop = params.loop,
           .admission = admission,
           .max_pending_bytes = params.max_pending_bytes,
+          .unread_timeout = params.unread_timeout,
           .random_prefix = params.random_prefix};
 }
 
 AdminService::Params AdminParams(const RpcServer::Params& params, const Admission& admission,
-                                 std::function<void()> on_drain) {
+                                 std::function<void()> on_drain,
+                                 std::function<int32_t()> num_requests_left) {
   return {.model = params.model,
           .loop = params.loop,
           .admission = admission,
           .placement = params.placement,
           .ranks = params.ranks,
           .on_drain = std::move(on_drain),
+          .num_requests_left = std::move(num_requests_left),
           .drain_timeout = params.drain_timeout,
           .started = params.started};
 }
@@ -70,12 +74,20 @@ AdminService::Params AdminParams(const RpcServer::Params& params, const Admissio
 
 struct RpcServer::Parts {
   explicit Parts(const Params& params)
-      : admission(params.authenticator, params.observer),
+      : loop(params.loop),
+        admission(params.authenticator, params.observer),
         inference(InferenceParams(params, admission)),
-        admin(AdminParams(params, admission, [this, &loop = params.loop] {
-          SetHealth(ServingState::kDraining);
-          loop.BeginDrain();
-        })) {}
+        admin(AdminParams(
+            params, admission, [this] { BeginDrain(); }, [this] { return NumRequestsLeft(); })) {}
+
+  void BeginDrain() {
+    SetHealth(ServingState::kDraining);
+    loop.BeginDrain();
+  }
+
+  int32_t NumRequestsLeft() const {
+    return std::max(loop.num_requests(), inference.num_generate_calls());
+  }
 
   void SetHealth(ServingState state) {
     started.WaitForNotification();  // a Drain may come in before BuildAndStart returns
@@ -85,6 +97,7 @@ struct RpcServer::Parts {
     }
   }
 
+  StepLoop& loop;
   const Admission admission;
   InferenceService inference;
   AdminService admin;
@@ -122,6 +135,8 @@ absl::StatusOr<std::unique_ptr<RpcServer>> RpcServer::Start(Params params) {
 const std::string& RpcServer::address() const { return parts_->address; }
 
 void RpcServer::SetServingState(ServingState state) { parts_->SetHealth(state); }
+
+int32_t RpcServer::num_requests_left() const { return parts_->NumRequestsLeft(); }
 
 void RpcServer::Shutdown(absl::Duration grace) {
   parts_->server->Shutdown(absl::ToChronoTime(absl::Now() + grace));

@@ -34,6 +34,7 @@ class RpcServer {
     RpcObserver* observer = nullptr;                    // may be null
     std::function<std::vector<RankView>()> ranks;       // called from any thread
     int64_t max_pending_bytes = 4 << 20;                // of one request
+    absl::Duration unread_timeout = absl::Seconds(60);  // for what is left at a request's end
     absl::Duration drain_timeout;
     absl::Time started;
     uint32_t random_prefix = 0;  // of request ids
@@ -51,6 +52,10 @@ class RpcServer {
 
   /// What the health service answers for "" and both services.
   void SetServingState(ServingState state);
+
+  /// What a drain waits for: requests in the step loop, or Generate calls whose clients still read,
+  /// whichever are more.
+  int32_t num_requests_left() const;
 
   /// Stops listening, gives calls in progress until `grace` from now, then cancels them. Blocks
   /// until all are gone.

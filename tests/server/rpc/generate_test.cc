@@ -1,6 +1,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <future>
 #include <memory>
 #include <optional>
 #include <string>
@@ -281,6 +282,46 @@ TEST_F(GenerateTest, AReaderThatStopsReadingIsCutOffAndOthersGoOn) {
   ASSERT_TRUE(delta.has_value());
   EXPECT_EQ(delta->delta().text(), "quick");
   EXPECT_FALSE(slow.call->Finish().ok());
+}
+
+// Waits for the outcome of the first Generate call.
+class OutcomeWaiter final : public RpcObserver {
+ public:
+  void OnRpcHandled(const RpcOutcome& outcome) override { outcome_.set_value(outcome.code); }
+  absl::StatusCode Wait() { return outcome_.get_future().get(); }
+
+ private:
+  std::promise<absl::StatusCode> outcome_;
+};
+
+TEST_F(GenerateTest, AClientThatLeavesTheRestOfAFinishedStreamUnreadIsCutOff) {
+  OutcomeWaiter outcome;
+  observer_ = &outcome;
+  max_pending_bytes_ = 64 << 20;
+  unread_timeout_ = absl::Milliseconds(50);
+  StartServer();
+  Accepted a = Accept(TextRequest("abc"));
+  for (int i = 0; i < 200; ++i) {  // more than the window holds
+    ASSERT_TRUE(a.submitted.sink->OnEvent(Delta(0, std::string(50'000, 'x'))));
+  }
+  ASSERT_TRUE(a.submitted.sink->OnEvent(UsageEvent{}));
+  EXPECT_EQ(outcome.Wait(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(a.call->Finish().error_code(), grpc::StatusCode::CANCELLED);
+  EXPECT_EQ(loop_.num_cancelled(), 0u);  // its request had ended
+  server_.reset();                       // would hang if the call went on
+}
+
+TEST_F(GenerateTest, AClientThatReadsToTheEndInTimeIsNotCutOff) {
+  unread_timeout_ = absl::Hours(1);
+  StartServer();
+  Accepted a = Accept(TextRequest("abc"));
+  const std::weak_ptr<RequestSink> sink = a.submitted.sink;
+  EXPECT_TRUE(a.submitted.sink->OnEvent(UsageEvent{}));
+  EXPECT_TRUE(a.call->Finish().ok());
+  a.submitted.sink.reset();
+  loop_.ForgetRequests();
+  server_.reset();
+  while (!sink.expired()) std::this_thread::yield();  // its alarm does not keep it
 }
 
 TEST_F(GenerateTest, EventsAfterTheClientIsGoneGoNowhere) {

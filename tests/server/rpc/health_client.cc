@@ -51,4 +51,31 @@ Health CheckHealth(const std::shared_ptr<grpc::Channel>& channel, const std::str
   return status.ok() ? Decode(response) : Health::kFailed;
 }
 
+HealthWatch::HealthWatch(const std::shared_ptr<grpc::Channel>& channel)
+    : stub_(channel), call_(stub_.PrepareCall(&context_, "/grpc.health.v1.Health/Watch", &queue_)) {
+  call_->StartCall(nullptr);
+  Await();
+  call_->WriteLast(EncodeRequest(""), {}, nullptr);
+  Await();
+}
+
+HealthWatch::~HealthWatch() {
+  context_.TryCancel();
+  grpc::Status status;
+  call_->Finish(&status, nullptr);
+  Await();
+}
+
+Health HealthWatch::Next() {
+  grpc::ByteBuffer response;
+  call_->Read(&response, nullptr);
+  return Await() ? Decode(response) : Health::kFailed;
+}
+
+bool HealthWatch::Await() {
+  void* tag = nullptr;
+  bool ok = false;
+  return queue_.Next(&tag, &ok) && ok;
+}
+
 }  // namespace moed

@@ -28,6 +28,7 @@ void RpcServerFixture::StartServer(const TokenAuthenticator* authenticator) {
                         .placement = placement_,
                         .loop = loop_,
                         .authenticator = authenticator,
+                        .observer = observer_,
                         .ranks =
                             [] {
                               return std::vector<RankView>{
@@ -35,6 +36,7 @@ void RpcServerFixture::StartServer(const TokenAuthenticator* authenticator) {
                                   {.info = {.rank = 1, .device = "cpu"}, .pid = 4712}};
                             },
                         .max_pending_bytes = max_pending_bytes_,
+                        .unread_timeout = unread_timeout_,
                         .drain_timeout = absl::Seconds(30),
                         .started = absl::Now()});
   ASSERT_TRUE(server.ok()) << server.status();

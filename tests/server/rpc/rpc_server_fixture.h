@@ -33,6 +33,8 @@ class RpcServerFixture : public ::testing::Test {
   const std::unique_ptr<Tokenizer> tokenizer_ = TestTokenizer();
   const ExpertPlacement placement_ = ExpertPlacement::Linear(1, 4, 2);
   int64_t max_pending_bytes_ = 1 << 20;
+  absl::Duration unread_timeout_ = absl::Seconds(60);
+  RpcObserver* observer_ = nullptr;
   FakeStepLoop loop_;
   std::string directory_;
   std::unique_ptr<RpcServer> server_;

@@ -147,6 +147,42 @@ TEST_F(ServicesTest, DrainStopsNewRequestsAndReportsUntilNoneIsLeft) {
   EXPECT_TRUE(reader->Finish().ok());
 }
 
+TEST_F(ServicesTest, DrainWaitsForAClientThatStillReads) {
+  max_pending_bytes_ = 64 << 20;
+  Start();
+  GenerateCall call(Connect(), TextRequest("abc"));
+  const std::shared_ptr<RequestSink> sink = loop_.WaitForRequest(0).sink;
+  for (int i = 0; i < 200; ++i) {  // more than the window holds
+    ASSERT_TRUE(sink->OnEvent(DeltaEvent{.text = std::string(50'000, 'x')}));
+  }
+  ASSERT_TRUE(sink->OnEvent(UsageEvent{}));
+  loop_.SetNumRequests(0);  // the request has ended
+  grpc::ClientContext context;
+  const auto reader = admin_->Drain(&context, {});
+  v1::DrainResponse response;
+  ASSERT_TRUE(reader->Read(&response));
+  EXPECT_EQ(response.num_requests_left(), 1);
+  EXPECT_FALSE(response.drained());
+  EXPECT_EQ(server_->num_requests_left(), 1);
+  EXPECT_TRUE(call.Finish().ok());
+  ASSERT_TRUE(reader->Read(&response));
+  EXPECT_TRUE(response.drained());
+  EXPECT_TRUE(reader->Finish().ok());
+  EXPECT_EQ(server_->num_requests_left(), 0);
+}
+
+TEST_F(ServicesTest, DrainDoesNotWaitForAHealthWatch) {
+  Start();
+  HealthWatch watch(Connect());
+  EXPECT_EQ(watch.Next(), Health::kNotServing);
+  grpc::ClientContext context;
+  const auto reader = admin_->Drain(&context, {});
+  v1::DrainResponse response;
+  ASSERT_TRUE(reader->Read(&response));
+  EXPECT_TRUE(response.drained());
+  EXPECT_TRUE(reader->Finish().ok());
+}
+
 TEST_F(ServicesTest, DrainEndsWhenTimeIsUpAndSaysThatItIsNotDrained) {
   Start();
   loop_.SetNumRequests(3);
