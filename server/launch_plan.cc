@@ -12,7 +12,6 @@
 #include "engine/runtime/local_engine.h"
 #include "engine/runtime/memory_estimate.h"
 #include "engine/runtime/parse_dtype.h"
-#include "engine/weights/weight_loader.h"
 #include "server/host_memory.h"
 #include "server/placement/load_placement.h"
 #include "server/supervisor/cpu_assignment.h"
@@ -120,16 +119,6 @@ LocalEngineOptions ToEngineOptions(const EngineConfig& engine) {
           .num_valid_tokens = engine.num_valid_tokens};
 }
 
-/// What the matrices are stored in. A bf16 engine rounds them all, so that the files need not be
-/// read.
-absl::StatusOr<DType> StoredDType(const LaunchPlan& plan) {
-  const EngineConfig& engine = plan.engine;
-  if (engine.activation_dtype == DType::kBF16) return DType::kBF16;
-  return StoredMatrixDType(
-      plan.model.config, {.model_dir = engine.model_dir,
-                          .format = engine.dummy_weights ? LoadFormat::kDummy : LoadFormat::kAuto});
-}
-
 absl::StatusOr<int64_t> AvailableBytes(const DaemonConfig& config) {
   if (config.memory_limit_gib > 0) return static_cast<int64_t>(config.memory_limit_gib * kGib);
   return AvailableMemoryBytes();
@@ -138,11 +127,12 @@ absl::StatusOr<int64_t> AvailableBytes(const DaemonConfig& config) {
 absl::StatusOr<MemoryPlan> PlanMemory(const DaemonConfig& config, const LaunchPlan& plan) {
   MemoryPlanInputs inputs;
   const LocalEngineOptions options = ToEngineOptions(plan.engine);
-  MOED_ASSIGN_OR_RETURN(const DType stored_dtype, StoredDType(plan));
-  for (int32_t rank = 0; rank < config.ranks; ++rank) {
-    MOED_ASSIGN_OR_RETURN(
-        const EngineMemory memory,
-        EstimateMemory(plan.model.config, plan.placement, rank, options, stored_dtype));
+  WeightLoaderOptions loader = {
+      .model_dir = plan.model_dir,
+      .format = plan.engine.dummy_weights ? LoadFormat::kDummy : LoadFormat::kAuto};
+  for (loader.rank = 0; loader.rank < config.ranks; ++loader.rank) {
+    MOED_ASSIGN_OR_RETURN(const EngineMemory memory,
+                          EstimateMemory(plan.model.config, plan.placement, loader, options));
     inputs.ranks.push_back(memory);
   }
   MOED_ASSIGN_OR_RETURN(inputs.available_bytes, AvailableBytes(config));

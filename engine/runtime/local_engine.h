@@ -39,7 +39,7 @@ class LocalEngine : public Engine {
                                                         std::unique_ptr<Communicator> communicator);
 };
 
-/// Bytes a rank would need for one configuration, computed without loading anything (for `moed
+/// Bytes a rank would need for one configuration, computed without loading weights (for `moed
 /// --check`).
 struct EngineMemory {
   int64_t weight_bytes = 0;
@@ -48,11 +48,12 @@ struct EngineMemory {
   int64_t workspace_bytes = 0;
 };
 
-/// `stored_dtype` is what StoredMatrixDType says of the model; it matters to an f32 engine only,
-/// which keeps bf16 matrices as they are. Weights are counted without the padding of panels to 64
-/// rows.
+/// Of the engine that LocalEngine::Create would make of these. With f32 activations it reads the
+/// headers of the weight files, because matrices stored as bf16 stay bf16, and fails as loading
+/// does. Weights are counted without the padding of panels to 64 rows.
 absl::StatusOr<EngineMemory> EstimateMemory(const ModelConfig& config,
-                                            const ExpertPlacement& placement, int32_t rank,
-                                            const LocalEngineOptions& options, DType stored_dtype);
+                                            const ExpertPlacement& placement,
+                                            const WeightLoaderOptions& loader,
+                                            const LocalEngineOptions& options);
 
 }  // namespace moed

@@ -21,6 +21,14 @@ absl::StatusOr<int64_t> MoeBytes(const ModelConfig& config, const ExpertPlacemen
                            options.backend.activation_dtype);
 }
 
+/// What the backend packs matrices as: bf16 activations round them all, f32 ones keep those that
+/// are stored as bf16.
+absl::StatusOr<DType> MatrixDType(const ModelConfig& config, const WeightLoaderOptions& loader,
+                                  DType activation_dtype) {
+  if (activation_dtype == DType::kBF16) return DType::kBF16;
+  return StoredMatrixDType(config, loader);
+}
+
 }  // namespace
 
 PagedKvCacheOptions KvCacheOptions(const ModelConfig& config, const LocalEngineOptions& options) {
@@ -58,16 +66,16 @@ absl::StatusOr<int64_t> ExchangeBytes(const ExchangeShape& shape) {
 }
 
 absl::StatusOr<EngineMemory> EstimateMemory(const ModelConfig& config,
-                                            const ExpertPlacement& placement, int32_t rank,
-                                            const LocalEngineOptions& options, DType stored_dtype) {
+                                            const ExpertPlacement& placement,
+                                            const WeightLoaderOptions& loader,
+                                            const LocalEngineOptions& options) {
+  const int32_t rank = loader.rank;
   MOED_ASSIGN_OR_RETURN(const StepLimits limits,
                         ResolveStepLimits(config, placement, rank, options));
   const DType act = options.backend.activation_dtype;
   EngineMemory memory;
-  // As the backend packs them: bf16 matrices stay so, whatever the activations are.
-  const bool keeps_bf16 = act == DType::kBF16 || stored_dtype == DType::kBF16;
-  MOED_ASSIGN_OR_RETURN(memory.weight_bytes, WeightBytes(config, placement, rank,
-                                                         keeps_bf16 ? DType::kBF16 : DType::kF32));
+  MOED_ASSIGN_OR_RETURN(const DType matrix_dtype, MatrixDType(config, loader, act));
+  MOED_ASSIGN_OR_RETURN(memory.weight_bytes, WeightBytes(config, placement, rank, matrix_dtype));
   MOED_ASSIGN_OR_RETURN(memory.kv_bytes_per_block,
                         PagedKvCache::BytesPerBlock(KvCacheOptions(config, options)));
   MOED_ASSIGN_OR_RETURN(memory.exchange_bytes,

@@ -61,14 +61,13 @@ void ExpectEstimateIsRight(DType activation_dtype) {
     options.config.num_experts = 64;
     options.placement = MakeTestPlacement(PlacementKind::kReplicated, options.config, num_ranks);
     options.engine.backend.activation_dtype = activation_dtype;
-    const auto stored_dtype = StoredMatrixDType(options.config, options.loader);
-    ASSERT_TRUE(stored_dtype.ok()) << stored_dtype.status();
     const auto group = LocalEngineGroup::Create(options);
     ASSERT_TRUE(group.ok()) << group.status();
     for (int32_t rank = 0; rank < num_ranks; ++rank) {
       SCOPED_TRACE(rank);
+      options.loader.rank = rank;
       const auto memory =
-          EstimateMemory(options.config, options.placement, rank, options.engine, *stored_dtype);
+          EstimateMemory(options.config, options.placement, options.loader, options.engine);
       ASSERT_TRUE(memory.ok()) << memory.status();
       const EngineInfo& info = (*group)->info(rank);
       EXPECT_EQ(memory->weight_bytes, info.weight_bytes);
@@ -98,10 +97,8 @@ TEST(LocalEngineTest, EstimatesTheWeightsOfABf16CheckpointUnderF32Activations) {
   options.engine.backend.activation_dtype = DType::kF32;
   const auto engine = CreateTiny(options);
   ASSERT_TRUE(engine.ok()) << engine.status();
-  const auto stored_dtype = StoredMatrixDType(options.config, options.loader);
-  ASSERT_TRUE(stored_dtype.ok()) << stored_dtype.status();
   const auto memory =
-      EstimateMemory(options.config, options.placement, 0, options.engine, *stored_dtype);
+      EstimateMemory(options.config, options.placement, options.loader, options.engine);
   ASSERT_TRUE(memory.ok()) << memory.status();
   // Of its matrices the kernels pad only the routers, from 8 rows to 64.
   const int64_t padding = config->num_layers * (64 - config->num_experts) * config->hidden_size * 2;
