@@ -113,7 +113,7 @@ absl::Status Daemon::ListenForMetrics() {
       http_server_, MetricsHttpServer::Start({.listen = config_.metrics_listen,
                                               .metrics_text =
                                                   [this] {
-                                                    metrics_.UpdateGauges(loop_->stats());
+                                                    metrics_.Refresh(loop_->stats());
                                                     return metrics_.Text();
                                                   },
                                               .state = [this] { return loop_->stats().state; }}));
@@ -132,6 +132,8 @@ absl::Status Daemon::Run() {
   Drain();
   loop_->Stop(absl::UnavailableError("the server is shutting down"));
   rpc_server_->Shutdown(kShutdownGrace);
+  // The engines may have failed for good while draining; the loop says so once it has stopped.
+  MOED_RETURN_IF_ERROR(loop_->fatal_status());
   SPDLOG_INFO("event=stopped");
   return absl::OkStatus();
 }
@@ -147,14 +149,14 @@ void Daemon::Drain() {
   const absl::Time deadline = absl::Now() + absl::Seconds(config_.drain_timeout_s);
   rpc_server_->SetServingState(ServingState::kDraining);
   loop_->BeginDrain();
-  SPDLOG_INFO("event=draining num_requests={} timeout_s={}", loop_->num_requests(),
+  SPDLOG_INFO("event=draining num_requests={} timeout_s={}", rpc_server_->num_requests_left(),
               config_.drain_timeout_s);
   auto ended = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return loop_ended_; };
-  while (loop_->num_requests() > 0 && absl::Now() < deadline) {
+  while (rpc_server_->num_requests_left() > 0 && absl::Now() < deadline) {
     absl::MutexLock lock(&mutex_);
     if (mutex_.AwaitWithTimeout(absl::Condition(&ended), kDrainPollInterval)) return;
   }
-  if (const int32_t num_left = loop_->num_requests(); num_left > 0) {
+  if (const int32_t num_left = rpc_server_->num_requests_left(); num_left > 0) {
     SPDLOG_WARN("event=drain_timeout num_cancelled={}", num_left);
   }
 }
