@@ -162,10 +162,13 @@ void Daemon::Drain() {
 }
 
 void Daemon::OnSignal(int signal) {
+  {
+    absl::MutexLock lock(&mutex_);
+    // Engines end with their parent, so nothing is left behind. Logging could block: it comes
+    // later.
+    if (++num_signals_ > 1) ::_exit(1);
+  }
   SPDLOG_INFO("event=signal signal={}", signal);
-  absl::MutexLock lock(&mutex_);
-  // Engines end with their parent, so nothing is left behind.
-  if (++num_signals_ > 1) ::_exit(1);
 }
 
 void Daemon::OnStateChange(ServingState state) {
