@@ -1,6 +1,6 @@
 """Train the demo model (Qwen3-MoE architecture) on CPU and write it as a Hugging Face model directory.
 
-Usage: train.py MODEL_DIR OUT_DIR MINUTES [THREADS]
+Usage: train.py MODEL_DIR OUT_DIR MINUTES [THREADS [PEAK_LEARNING_RATE]]
 MODEL_DIR holds tokenizer.json, and may hold model.safetensors to train on from (otherwise the start is random).
 corpus.txt.gz is read from beside this script. OUT_DIR gets config.json, generation_config.json, model.safetensors,
 train_log.jsonl and, while training, checkpoint.pt (training goes on from it when it exists).
@@ -155,12 +155,12 @@ def save(W, out):
     (out / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n")
 
 
-def train(model_dir, out, minutes):
+def train(model_dir, out, minutes, peak_lr):
     data, held = tokens(model_dir)
     W = initial_weights(model_dir)
     decay = [w for w in W.values() if w.dim() > 1]
     plain = [w for w in W.values() if w.dim() == 1]
-    opt = torch.optim.AdamW([{"params": decay, "weight_decay": 0.1}, {"params": plain, "weight_decay": 0.0}], lr=LR, betas=(0.9, 0.95))
+    opt = torch.optim.AdamW([{"params": decay, "weight_decay": 0.1}, {"params": plain, "weight_decay": 0.0}], lr=peak_lr, betas=(0.9, 0.95))
     step = seen = 0
     done = 0.0  # minutes of training so far; wall time drives the schedule
     checkpoint = out / "checkpoint.pt"
@@ -173,7 +173,7 @@ def train(model_dir, out, minutes):
     generator = torch.Generator().manual_seed(step + 1)
     began, saved = time.time() - done * 60, time.time()
     while (spent := (time.time() - began) / 60 / minutes) < 1:
-        lr = min(1, (step + 1) / WARM) * (MIN_LR + (LR - MIN_LR) * 0.5 * (1 + math.cos(math.pi * spent)))
+        lr = min(1, (step + 1) / WARM) * (MIN_LR + (peak_lr - MIN_LR) * 0.5 * (1 + math.cos(math.pi * spent)))
         for g in opt.param_groups:
             g["lr"] = lr
         at = torch.randint(0, len(data) - CTX - 1, (BATCH,), generator=generator)
@@ -205,4 +205,4 @@ else:
     torch.set_num_threads(int(sys.argv[4]) if len(sys.argv) > 4 else 2)
     out_dir = pathlib.Path(sys.argv[2])
     out_dir.mkdir(parents=True, exist_ok=True)
-    train(sys.argv[1], out_dir, float(sys.argv[3]))
+    train(sys.argv[1], out_dir, float(sys.argv[3]), float(sys.argv[5]) if len(sys.argv) > 5 else LR)
