@@ -54,9 +54,9 @@ class StepLoop {
   /// Called from the loop's thread on every change of state. Set before Start().
   virtual void SetStateCallback(std::function<void(ServingState)> callback) = 0;
 
-  /// Queues the request. RESOURCE_EXHAUSTED when the queue is full, UNAVAILABLE while loading,
-  /// recovering without hope, or draining, INVALID_ARGUMENT when it can never fit in a rank's KV
-  /// memory. After OK the sink gets events until a UsageEvent or OnError.
+  /// Queues the request, also while lost engines are being restarted. RESOURCE_EXHAUSTED when the
+  /// queue is full, UNAVAILABLE while loading, draining or stopped, INVALID_ARGUMENT when it can
+  /// never fit in a rank's KV blocks. After OK the sink gets events until a UsageEvent or OnError.
   virtual absl::Status Submit(Request request, std::shared_ptr<RequestSink> sink) = 0;
 
   /// Ends a request within one step and frees its blocks; its sink gets `reason` unless it has
