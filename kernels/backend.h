@@ -66,11 +66,11 @@ class Backend {
 
   // Weights. Sources are read during the call only.
   /// The sources are stacked along rows: [sum N_i, K]; a bias (f32, [sum N_i], may be empty) is
-  /// added.
+  /// added. Integer formats with f32 activations are INVALID_ARGUMENT.
   virtual absl::StatusOr<std::unique_ptr<LinearWeights>> LoadLinear(
-      std::span<const HostMatrix> stacked, std::span<const float> bias) = 0;
+      std::span<const HostMatrix> stacked, std::span<const float> bias, WeightFormat format) = 0;
   virtual absl::StatusOr<std::unique_ptr<ExpertWeights>> LoadExperts(
-      std::span<const ExpertSource> experts) = 0;
+      std::span<const ExpertSource> experts, WeightFormat format) = 0;
 
   // Ops, in forward order.
   /// hidden[t, :] = scale * table[ids[t], :]; table [V, H] as loaded by LoadLinear; ids [T]; hidden

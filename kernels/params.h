@@ -13,6 +13,13 @@
 /// unless said to be host.
 namespace moed::kernels {
 
+/// How a backend keeps a matrix that it is given.
+enum class WeightFormat : uint8_t {
+  kStored,  // bf16 in a bf16 backend; in an f32 backend bf16 or f32, as it was stored
+  kInt8,    // 8-bit integers with one bf16 scale for 32 neighbours along K; only in a bf16 backend
+  kInt4,    // likewise with 4-bit integers
+};
+
 /// A matrix [N, K] (and its optional bias) prepared by a backend for y = x W^T + b.
 class LinearWeights {
  public:

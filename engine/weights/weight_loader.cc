@@ -19,6 +19,7 @@ namespace {
 
 using kernels::ExpertSource;
 using kernels::HostMatrix;
+using kernels::WeightFormat;
 
 absl::Status CheckPlacement(const ModelConfig& config, const ExpertPlacement& placement,
                             int32_t rank) {
@@ -64,7 +65,12 @@ class RankLoader {
   absl::StatusOr<ModelWeights> Load(const ModelTensors& tensors) {
     ForEachMatrix(tensors,
                   [this](const MatrixRef& ref) { total_bytes_ += source_.SizeBytes(ref); });
-    MOED_ASSIGN_OR_RETURN(weights_.embedding, LoadLinear({&tensors.embedding, 1}, {}));
+    const WeightFormat head_format = options_.weight_format == WeightFormat::kStored
+                                         ? WeightFormat::kStored
+                                         : WeightFormat::kInt8;
+    MOED_ASSIGN_OR_RETURN(weights_.embedding,
+                          LoadLinear({&tensors.embedding, 1}, {},
+                                     tensors.lm_head ? WeightFormat::kStored : head_format));
     for (const LayerTensors& layer : tensors.layers) {
       MOED_ASSIGN_OR_RETURN(LayerWeights loaded, LoadLayer(layer));
       weights_.layers.push_back(std::move(loaded));
@@ -72,7 +78,7 @@ class RankLoader {
     MOED_ASSIGN_OR_RETURN(weights_.final_norm, LoadVector(tensors.final_norm));
     weights_.lm_head = weights_.embedding;
     if (tensors.lm_head) {
-      MOED_ASSIGN_OR_RETURN(weights_.lm_head, LoadLinear({&*tensors.lm_head, 1}, {}));
+      MOED_ASSIGN_OR_RETURN(weights_.lm_head, LoadLinear({&*tensors.lm_head, 1}, {}, head_format));
     }
     MOED_RETURN_IF_ERROR(backend_.Synchronize());
     return std::move(weights_);
@@ -85,20 +91,24 @@ class RankLoader {
   absl::StatusOr<LayerWeights> LoadLayer(const LayerTensors& layer) {
     LayerWeights weights;
     MOED_ASSIGN_OR_RETURN(weights.input_norm, LoadVector(layer.input_norm));
-    MOED_ASSIGN_OR_RETURN(weights.qkv, LoadLinear(layer.qkv, layer.qkv_bias));
+    MOED_ASSIGN_OR_RETURN(weights.qkv,
+                          LoadLinear(layer.qkv, layer.qkv_bias, options_.weight_format));
     if (layer.q_norm) {
       MOED_ASSIGN_OR_RETURN(weights.q_norm, LoadVector(*layer.q_norm));
       MOED_ASSIGN_OR_RETURN(weights.k_norm, LoadVector(*layer.k_norm));
     }
-    MOED_ASSIGN_OR_RETURN(weights.o_proj, LoadLinear({&layer.o_proj, 1}, AsSpan(layer.o_bias)));
+    MOED_ASSIGN_OR_RETURN(weights.o_proj, LoadLinear({&layer.o_proj, 1}, AsSpan(layer.o_bias),
+                                                     options_.weight_format));
     MOED_ASSIGN_OR_RETURN(weights.post_attention_norm, LoadVector(layer.post_attention_norm));
     if (layer.router) {
-      MOED_ASSIGN_OR_RETURN(weights.router, LoadLinear(AsSpan(layer.router), {}));
+      MOED_ASSIGN_OR_RETURN(weights.router,
+                            LoadLinear(AsSpan(layer.router), {}, WeightFormat::kStored));
     }
     MOED_ASSIGN_OR_RETURN(weights.experts, LoadExperts(layer.experts));
     MOED_ASSIGN_OR_RETURN(weights.shared, LoadExperts(AsSpan(layer.shared)));
     if (layer.shared_gate) {
-      MOED_ASSIGN_OR_RETURN(weights.shared_gate, LoadLinear(AsSpan(layer.shared_gate), {}));
+      MOED_ASSIGN_OR_RETURN(weights.shared_gate,
+                            LoadLinear(AsSpan(layer.shared_gate), {}, WeightFormat::kStored));
     }
     MOED_ASSIGN_OR_RETURN(weights.dense, LoadExperts(AsSpan(layer.dense)));
     return weights;
@@ -110,7 +120,7 @@ class RankLoader {
   }
 
   absl::StatusOr<Linear> LoadLinear(std::span<const MatrixRef> refs,
-                                    std::span<const MatrixRef> bias_refs) {
+                                    std::span<const MatrixRef> bias_refs, WeightFormat format) {
     std::vector<HostMatrix> stacked;
     for (const MatrixRef& ref : refs) stacked.push_back(Read(ref));
     std::vector<float> bias;
@@ -118,7 +128,7 @@ class RankLoader {
       const std::vector<float> part = ToFloat(Read(ref));
       bias.insert(bias.end(), part.begin(), part.end());
     }
-    absl::StatusOr<Linear> linear = backend_.LoadLinear(stacked, bias);
+    absl::StatusOr<Linear> linear = backend_.LoadLinear(stacked, bias, format);
     MOED_RETURN_IF_ERROR(Finish(refs[0].tensor, linear.status()));
     weights_.size_bytes += (*linear)->size_bytes();
     return linear;
@@ -131,7 +141,7 @@ class RankLoader {
     for (const ExpertTensors& expert : experts) {
       sources.push_back({Read(expert.gate), Read(expert.up), Read(expert.down)});
     }
-    absl::StatusOr<Experts> loaded = backend_.LoadExperts(sources);
+    absl::StatusOr<Experts> loaded = backend_.LoadExperts(sources, options_.weight_format);
     MOED_RETURN_IF_ERROR(Finish(experts[0].gate.tensor, loaded.status()));
     weights_.size_bytes += (*loaded)->size_bytes();
     return loaded;

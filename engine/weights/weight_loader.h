@@ -17,6 +17,9 @@ struct WeightLoaderOptions {
   std::string model_dir;  // not read with kDummy
   LoadFormat format = LoadFormat::kAuto;
   uint64_t dummy_seed = 0;
+  /// Of attention and expert matrices. With an integer format the head (and an embedding tied to
+  /// it) is kInt8; router, shared gate and an untied embedding are always kStored.
+  kernels::WeightFormat weight_format = kernels::WeightFormat::kStored;
   int32_t rank = 0;
   /// Called after each tensor group with bytes done and bytes in all; may be empty.
   std::function<void(int64_t done_bytes, int64_t total_bytes)> progress;

@@ -61,13 +61,13 @@ void CpuBackend::CopyToHost(void* host, const void* device, int64_t bytes) {
 }
 
 absl::StatusOr<std::unique_ptr<LinearWeights>> CpuBackend::LoadLinear(
-    std::span<const HostMatrix> stacked, std::span<const float> bias) {
-  return PackLinear(*context_, stacked, bias);
+    std::span<const HostMatrix> stacked, std::span<const float> bias, WeightFormat format) {
+  return PackLinear(*context_, stacked, bias, format);
 }
 
 absl::StatusOr<std::unique_ptr<ExpertWeights>> CpuBackend::LoadExperts(
-    std::span<const ExpertSource> experts) {
-  return PackExperts(*context_, experts);
+    std::span<const ExpertSource> experts, WeightFormat format) {
+  return PackExperts(*context_, experts, format);
 }
 
 void CpuBackend::EmbedTokens(const LinearWeights& table, const int32_t* ids, float scale,

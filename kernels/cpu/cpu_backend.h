@@ -28,9 +28,10 @@ class CpuBackend final : public Backend {
   absl::Status Synchronize() override { return absl::OkStatus(); }
 
   absl::StatusOr<std::unique_ptr<LinearWeights>> LoadLinear(std::span<const HostMatrix> stacked,
-                                                            std::span<const float> bias) override;
-  absl::StatusOr<std::unique_ptr<ExpertWeights>> LoadExperts(
-      std::span<const ExpertSource> experts) override;
+                                                            std::span<const float> bias,
+                                                            WeightFormat format) override;
+  absl::StatusOr<std::unique_ptr<ExpertWeights>> LoadExperts(std::span<const ExpertSource> experts,
+                                                             WeightFormat format) override;
 
   void EmbedTokens(const LinearWeights& table, const int32_t* ids, float scale,
                    TensorView hidden) override;

@@ -80,6 +80,13 @@ void PackF32Panel(const SourceRow* rows, int64_t k, float* panel) {
   }
 }
 
+absl::Status CheckFormat(const CpuContext& context, WeightFormat format) {
+  if (format == WeightFormat::kStored) return absl::OkStatus();
+  if (context.activation_dtype() == DType::kBF16)
+    return absl::UnimplementedError("integer weights");
+  return absl::InvalidArgumentError("packing weights: integer formats need bf16 activations");
+}
+
 absl::Status CheckMatrix(const HostMatrix& m, const char* what) {
   if (m.data == nullptr || m.rows < 1 || m.cols < 1 || m.rows > kMaxDimension ||
       m.cols > kMaxDimension || (m.row_stride != 0 && m.row_stride < m.cols)) {
@@ -241,7 +248,9 @@ void PackedLinear::CopyRow(int64_t feature, float scale, float* out) const {
 
 absl::StatusOr<std::unique_ptr<LinearWeights>> PackLinear(CpuContext& context,
                                                           std::span<const HostMatrix> stacked,
-                                                          std::span<const float> bias) {
+                                                          std::span<const float> bias,
+                                                          WeightFormat format) {
+  MOED_RETURN_IF_ERROR(CheckFormat(context, format));
   if (stacked.empty()) return absl::InvalidArgumentError("packing a matrix: no sources");
   std::vector<SourceRow> sources;
   bool all_bf16 = true;
@@ -266,7 +275,9 @@ absl::StatusOr<std::unique_ptr<LinearWeights>> PackLinear(CpuContext& context,
 }
 
 absl::StatusOr<std::unique_ptr<ExpertWeights>> PackExperts(CpuContext& context,
-                                                           std::span<const ExpertSource> experts) {
+                                                           std::span<const ExpertSource> experts,
+                                                           WeightFormat format) {
+  MOED_RETURN_IF_ERROR(CheckFormat(context, format));
   MOED_RETURN_IF_ERROR(CheckExperts(experts));
   MOED_ASSIGN_OR_RETURN(PackedPanels gate_up, PackGateUp(context, experts));
   MOED_ASSIGN_OR_RETURN(PackedPanels down, PackDown(context, experts));

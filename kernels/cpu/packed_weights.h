@@ -78,10 +78,12 @@ class PackedExperts : public ExpertWeights {
 /// RESOURCE_EXHAUSTED when memory is short.
 absl::StatusOr<std::unique_ptr<LinearWeights>> PackLinear(CpuContext& context,
                                                           std::span<const HostMatrix> stacked,
-                                                          std::span<const float> bias);
+                                                          std::span<const float> bias,
+                                                          WeightFormat format);
 
 /// See Backend::LoadExperts. Errors as PackLinear.
 absl::StatusOr<std::unique_ptr<ExpertWeights>> PackExperts(CpuContext& context,
-                                                           std::span<const ExpertSource> experts);
+                                                           std::span<const ExpertSource> experts,
+                                                           WeightFormat format);
 
 }  // namespace moed::kernels::cpu

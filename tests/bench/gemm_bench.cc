@@ -70,7 +70,7 @@ void BM_Linear(benchmark::State& state) {
   const HostMatrix matrix = {.data = w.data(), .dtype = DType::kBF16, .rows = n, .cols = k};
   std::vector<std::unique_ptr<LinearWeights>> weights;
   for (int64_t bytes = 0; bytes < kColdBytes; bytes += 2 * n * k) {
-    weights.push_back(*backend->LoadLinear({&matrix, 1}, {}));
+    weights.push_back(*backend->LoadLinear({&matrix, 1}, {}, kernels::WeightFormat::kStored));
   }
   const Buffer x = Activations(*backend, rows, k);
   const Buffer out = *backend->Allocate(rows * n * 4);
@@ -99,7 +99,7 @@ std::unique_ptr<ExpertWeights> MakeExperts(Backend& backend, const ExpertShape& 
   const HostMatrix tall = {
       .data = w.data(), .dtype = DType::kBF16, .rows = s.hidden, .cols = s.width};
   const std::vector<ExpertSource> sources(s.num, {.gate = wide, .up = wide, .down = tall});
-  return *backend.LoadExperts(sources);
+  return *backend.LoadExperts(sources, kernels::WeightFormat::kStored);
 }
 
 /// Gate, up and down of all experts. Arguments: rows per expert, experts, hidden, width, threads.

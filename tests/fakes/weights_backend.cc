@@ -37,7 +37,7 @@ void WeightsBackend::CopyToHost(void* host, const void* device, int64_t bytes) {
 }
 
 absl::StatusOr<std::unique_ptr<LinearWeights>> WeightsBackend::LoadLinear(
-    std::span<const HostMatrix> stacked, std::span<const float> bias) {
+    std::span<const HostMatrix> stacked, std::span<const float> bias, kernels::WeightFormat) {
   MOED_RETURN_IF_ERROR(std::exchange(next_load_, absl::OkStatus()));
   auto linear = std::make_unique<FakeLinear>();
   linear->cols = stacked[0].cols;
@@ -53,7 +53,7 @@ absl::StatusOr<std::unique_ptr<LinearWeights>> WeightsBackend::LoadLinear(
 }
 
 absl::StatusOr<std::unique_ptr<ExpertWeights>> WeightsBackend::LoadExperts(
-    std::span<const ExpertSource> experts) {
+    std::span<const ExpertSource> experts, kernels::WeightFormat) {
   MOED_RETURN_IF_ERROR(std::exchange(next_load_, absl::OkStatus()));
   auto loaded = std::make_unique<FakeExperts>();
   loaded->intermediate = experts[0].gate.rows;

@@ -60,9 +60,10 @@ class WeightsBackend : public kernels::Backend {
   absl::Status Synchronize() override { return absl::OkStatus(); }
 
   absl::StatusOr<std::unique_ptr<kernels::LinearWeights>> LoadLinear(
-      std::span<const kernels::HostMatrix> stacked, std::span<const float> bias) override;
+      std::span<const kernels::HostMatrix> stacked, std::span<const float> bias,
+      kernels::WeightFormat format) override;
   absl::StatusOr<std::unique_ptr<kernels::ExpertWeights>> LoadExperts(
-      std::span<const kernels::ExpertSource> experts) override;
+      std::span<const kernels::ExpertSource> experts, kernels::WeightFormat format) override;
 
   void EmbedTokens(const kernels::LinearWeights& table, const int32_t* ids, float scale,
                    kernels::TensorView hidden) override;

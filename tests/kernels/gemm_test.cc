@@ -53,7 +53,7 @@ TEST_P(GemmTest, LinearMatchesTheReferenceForEveryStorageFormat) {
       const auto w = AsStored(RandomValues(s.n * s.k, 2, DType::kF32), source, dtype());
       const HostWeights host(RandomValues(s.n * s.k, 2, DType::kF32), s.k, source, s.k + 3);
       const HostMatrix matrix = host.matrix();
-      const auto weights = backend_->LoadLinear({&matrix, 1}, {});
+      const auto weights = backend_->LoadLinear({&matrix, 1}, {}, kernels::WeightFormat::kStored);
       ASSERT_TRUE(weights.ok()) << weights.status();
       EXPECT_EQ((*weights)->out_features(), s.n);
       EXPECT_EQ((*weights)->in_features(), s.k);
@@ -72,7 +72,7 @@ TEST_P(GemmTest, StackedSourcesAndTheBiasComeOutSideBySide) {
   const HostWeights host_a(a, k, DType::kBF16), host_b(b, k, DType::kF32);
   const HostMatrix stacked[] = {host_a.matrix(), host_b.matrix()};
   const auto bias = RandomValues(79, 3, DType::kF32);
-  const auto weights = backend_->LoadLinear(stacked, bias);
+  const auto weights = backend_->LoadLinear(stacked, bias, kernels::WeightFormat::kStored);
   ASSERT_TRUE(weights.ok()) << weights.status();
   const auto x = RandomValues(3 * k, 4, dtype());
   auto w = a;
@@ -106,15 +106,15 @@ TEST_P(GemmTest, MalformedSourcesAreRefused) {
   short_stride.row_stride = 5;
   for (const HostMatrix& bad : {other_k, ints, no_data, short_stride}) {
     const HostMatrix stacked[] = {good, bad};
-    EXPECT_EQ(backend_->LoadLinear(stacked, {}).status().code(),
+    EXPECT_EQ(backend_->LoadLinear(stacked, {}, kernels::WeightFormat::kStored).status().code(),
               absl::StatusCode::kInvalidArgument);
   }
   const float bias[3] = {};
-  EXPECT_FALSE(backend_->LoadLinear({&good, 1}, bias).ok());
-  EXPECT_FALSE(backend_->LoadLinear({}, {}).ok());
-  EXPECT_FALSE(backend_->LoadExperts({}).ok());
+  EXPECT_FALSE(backend_->LoadLinear({&good, 1}, bias, kernels::WeightFormat::kStored).ok());
+  EXPECT_FALSE(backend_->LoadLinear({}, {}, kernels::WeightFormat::kStored).ok());
+  EXPECT_FALSE(backend_->LoadExperts({}, kernels::WeightFormat::kStored).ok());
   const ExpertSource lopsided = {.gate = good, .up = good, .down = other_k};
-  EXPECT_FALSE(backend_->LoadExperts({&lopsided, 1}).ok());
+  EXPECT_FALSE(backend_->LoadExperts({&lopsided, 1}, kernels::WeightFormat::kStored).ok());
 }
 
 TEST_P(GemmTest, EmbeddingReadsTheRowsOfThePackedTable) {
@@ -122,7 +122,7 @@ TEST_P(GemmTest, EmbeddingReadsTheRowsOfThePackedTable) {
     const auto table = RandomValues(1000 * hidden, 1, DType::kBF16);
     const HostWeights host(table, hidden, DType::kBF16);
     const HostMatrix matrix = host.matrix();
-    const auto weights = backend_->LoadLinear({&matrix, 1}, {});
+    const auto weights = backend_->LoadLinear({&matrix, 1}, {}, kernels::WeightFormat::kStored);
     ASSERT_TRUE(weights.ok());
     const std::vector<int32_t> ids = {0, 999, 63, 64, 500, 500};
     const IntArray device_ids(*backend_, ids);
@@ -145,7 +145,7 @@ TEST_P(GemmTest, ARowOfLinearHasTheSameBitsInEveryCompanyAndOnAnyThreads) {
     std::vector<uint8_t> alone;
     for (int threads : {1, 2, 3}) {
       const auto backend = MakeBackend(GetParam(), threads);
-      const auto weights = backend->LoadLinear({&matrix, 1}, {});
+      const auto weights = backend->LoadLinear({&matrix, 1}, {}, kernels::WeightFormat::kStored);
       ASSERT_TRUE(weights.ok());
       for (int64_t rows : {1, 2, 3, 4, 5, 6, 7, 11, 13, 32, 64}) {
         // The row in question is the last of the batch.
@@ -208,7 +208,7 @@ TEST_P(GemmTest, ExpertsMatchTheReferenceWithAndWithoutIndices) {
   for (const ExpertCase& c : kExpertCases) {
     for (DType source : {DType::kBF16, DType::kF32}) {
       const Experts e = MakeExperts(c.num, c.hidden, c.width, source);
-      const auto weights = backend_->LoadExperts(e.sources);
+      const auto weights = backend_->LoadExperts(e.sources, kernels::WeightFormat::kStored);
       ASSERT_TRUE(weights.ok()) << weights.status();
       EXPECT_EQ((*weights)->num_experts(), c.num);
       EXPECT_EQ((*weights)->hidden_size(), c.hidden);
@@ -258,7 +258,7 @@ TEST_P(GemmTest, ARowOfAnExpertHasTheSameBitsInEveryGroupingAndOnAnyThreads) {
   std::vector<uint8_t> mid_alone, out_alone;
   for (int threads : {1, 2, 3}) {
     const auto backend = MakeBackend(GetParam(), threads);
-    const auto weights = backend->LoadExperts(e.sources);
+    const auto weights = backend->LoadExperts(e.sources, kernels::WeightFormat::kStored);
     ASSERT_TRUE(weights.ok());
     const Tensor in(*backend, dtype(), 96, x);
     for (int rows : {1, 2, 5, 6, 9, 31, 64}) {

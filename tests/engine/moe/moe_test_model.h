@@ -106,7 +106,7 @@ inline LayerWeights LoadTestLayer(kernels::Backend& backend, const MoeTestModel&
   const int64_t is = config.shared_intermediate_size;
   LayerWeights weights;
   const kernels::HostMatrix router[] = {Matrix(source.router, config.num_experts, h)};
-  weights.router = ValueOrDie(backend.LoadLinear(router, {}));
+  weights.router = ValueOrDie(backend.LoadLinear(router, {}, kernels::WeightFormat::kStored));
   std::vector<kernels::ExpertSource> experts;
   for (int32_t s = placement.rank_slot_begin[rank]; s < placement.rank_slot_begin[rank + 1]; ++s) {
     const int32_t e = placement.slot_to_expert[s];
@@ -114,16 +114,17 @@ inline LayerWeights LoadTestLayer(kernels::Backend& backend, const MoeTestModel&
                        .up = Matrix(source.up[e], i, h),
                        .down = Matrix(source.down[e], h, i)});
   }
-  if (!experts.empty()) weights.experts = ValueOrDie(backend.LoadExperts(experts));
+  if (!experts.empty())
+    weights.experts = ValueOrDie(backend.LoadExperts(experts, kernels::WeightFormat::kStored));
   if (is > 0) {
     const kernels::ExpertSource shared[] = {{.gate = Matrix(source.shared_gate_proj, is, h),
                                              .up = Matrix(source.shared_up, is, h),
                                              .down = Matrix(source.shared_down, h, is)}};
-    weights.shared = ValueOrDie(backend.LoadExperts(shared));
+    weights.shared = ValueOrDie(backend.LoadExperts(shared, kernels::WeightFormat::kStored));
   }
   if (config.shared_expert_gate) {
     const kernels::HostMatrix gate[] = {Matrix(source.shared_gate, 1, h)};
-    weights.shared_gate = ValueOrDie(backend.LoadLinear(gate, {}));
+    weights.shared_gate = ValueOrDie(backend.LoadLinear(gate, {}, kernels::WeightFormat::kStored));
   }
   return weights;
 }
