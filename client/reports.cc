@@ -30,6 +30,7 @@ std::string RanksTable(const v1::GetStatusResponse& status) {
                    {"pid"},
                    {"device", Align::kLeft},
                    {"isa", Align::kLeft},
+                   {"dtype", Align::kLeft},
                    {"threads"},
                    {"weights"},
                    {"kv"},
@@ -46,9 +47,10 @@ std::string RanksTable(const v1::GetStatusResponse& status) {
                   : rank.up() ? "up"
                               : "down",
                   absl::StrCat(rank.pid()), ToValidUtf8(rank.device()),
-                  ToValidUtf8(rank.instruction_set()), absl::StrCat(rank.num_threads()),
-                  FormatBytes(rank.weight_bytes()), FormatBytes(rank.kv_bytes()),
-                  FormatBytes(rank.exchange_bytes()), FormatBytes(rank.workspace_bytes()),
+                  ToValidUtf8(rank.instruction_set()), ToValidUtf8(rank.dtype()),
+                  absl::StrCat(rank.num_threads()), FormatBytes(rank.weight_bytes()),
+                  FormatBytes(rank.kv_bytes()), FormatBytes(rank.exchange_bytes()),
+                  FormatBytes(rank.workspace_bytes()),
                   absl::StrCat(rank.num_blocks() - rank.num_free_blocks(), "/", rank.num_blocks()),
                   absl::StrCat(rank.num_cached_blocks()),
                   absl::StrCat(rank.num_running_sequences()), absl::StrCat(rank.num_restarts())});

@@ -38,6 +38,7 @@ WeightLoaderOptions ToLoaderOptions(const EngineConfig& config, const LoadHooks&
   return {.model_dir = config.model_dir,
           .format = config.dummy_weights ? LoadFormat::kDummy : LoadFormat::kAuto,
           .dummy_seed = config.dummy_seed,
+          .weight_format = config.weight_format,
           .rank = config.rank,
           .progress = hooks.progress,
           .cancelled = hooks.cancelled};

@@ -92,7 +92,9 @@ absl::Status FillEngineConfig(const DaemonConfig& config, LaunchPlan& plan) {
   engine.dummy_seed = static_cast<uint64_t>(config.dummy_seed);
   engine.placement = plan.placement;
   engine.device = config.device;
-  MOED_ASSIGN_OR_RETURN(engine.activation_dtype, ParseActivationDType(config.dtype));
+  MOED_ASSIGN_OR_RETURN(const EngineDType dtype, ParseEngineDType(config.dtype));
+  engine.activation_dtype = dtype.activation;
+  engine.weight_format = dtype.weights;
   engine.kv_dtype = config.kv_dtype == "f32" ? DType::kF32 : DType::kBF16;
   MOED_ASSIGN_OR_RETURN(engine.num_threads, NumThreads(config));
   engine.instruction_set = config.instruction_set;
@@ -129,7 +131,8 @@ absl::StatusOr<MemoryPlan> PlanMemory(const DaemonConfig& config, const LaunchPl
   const LocalEngineOptions options = ToEngineOptions(plan.engine);
   WeightLoaderOptions loader = {
       .model_dir = plan.model_dir,
-      .format = plan.engine.dummy_weights ? LoadFormat::kDummy : LoadFormat::kAuto};
+      .format = plan.engine.dummy_weights ? LoadFormat::kDummy : LoadFormat::kAuto,
+      .weight_format = plan.engine.weight_format};
   for (loader.rank = 0; loader.rank < config.ranks; ++loader.rank) {
     MOED_ASSIGN_OR_RETURN(const EngineMemory memory,
                           EstimateMemory(plan.model.config, plan.placement, loader, options));

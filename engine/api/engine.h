@@ -14,6 +14,7 @@ struct EngineInfo {
   int32_t num_ranks = 1;
   std::string device;           // "cpu" or "cuda:N"
   std::string instruction_set;  // what the kernels chose, e.g. "avx512_bf16"
+  std::string dtype;            // "bf16", "f32", "int8" or "int4", as --dtype names it
   int32_t num_threads = 1;
   int32_t block_size = 16;             // tokens per KV block
   int32_t num_blocks = 0;              // KV blocks of this rank

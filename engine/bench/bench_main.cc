@@ -22,7 +22,7 @@ void AddModelFlags(CLI::App& app, BenchOptions& options) {
   app.add_option("--config-json", options.config_json, "config.json alone, with dummy weights");
   app.add_option("--load-format", options.load_format, "auto: read weights; dummy: random ones")
       ->check(CLI::IsMember({"auto", "dummy"}));
-  app.add_option("--dtype", options.dtype, "bf16 or f32")->capture_default_str();
+  app.add_option("--dtype", options.dtype, "bf16, f32, int8 or int4")->capture_default_str();
   app.add_option("--device", options.device, "cpu or cuda:N")->capture_default_str();
   app.add_option("--instruction-set", options.instruction_set, "Force the kernels' choice");
 }

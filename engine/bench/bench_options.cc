@@ -73,7 +73,7 @@ absl::StatusOr<ExpertPlacement> MakePlacement(const BenchOptions& options,
 
 absl::StatusOr<LocalEngineOptions> MakeEngineOptions(const BenchOptions& options,
                                                      const ModelConfig& config) {
-  MOED_ASSIGN_OR_RETURN(const DType dtype, ParseActivationDType(options.dtype));
+  MOED_ASSIGN_OR_RETURN(const EngineDType dtype, ParseEngineDType(options.dtype));
   const int64_t num_positions = int64_t{options.num_prompt_tokens} + options.num_generated_tokens;
   if (num_positions > config.max_positions) {
     return absl::InvalidArgumentError(absl::StrCat("--prompt plus --generate is ", num_positions,
@@ -87,10 +87,10 @@ absl::StatusOr<LocalEngineOptions> MakeEngineOptions(const BenchOptions& options
   }
   LocalEngineOptions engine;
   engine.backend.device = options.device;
-  engine.backend.activation_dtype = dtype;
+  engine.backend.activation_dtype = dtype.activation;
   engine.backend.num_threads = options.num_threads;
   engine.backend.instruction_set = options.instruction_set;
-  engine.kv_dtype = dtype;
+  engine.kv_dtype = dtype.activation;
   engine.block_size = kBlockSize;
   engine.num_blocks = static_cast<int32_t>(num_blocks);
   engine.max_tokens_per_step = std::max(options.max_tokens_per_step, MaxSequencesPerRank(options));
@@ -112,6 +112,8 @@ absl::StatusOr<LocalEngineGroupOptions> MakeGroupOptions(const BenchOptions& opt
   MOED_ASSIGN_OR_RETURN(group.config, ReadModelConfig(options));
   MOED_ASSIGN_OR_RETURN(group.placement, MakePlacement(options, group.config));
   MOED_ASSIGN_OR_RETURN(group.engine, MakeEngineOptions(options, group.config));
+  MOED_ASSIGN_OR_RETURN(const EngineDType dtype, ParseEngineDType(options.dtype));
+  group.loader.weight_format = dtype.weights;
   group.loader.model_dir = options.model_dir;
   group.loader.format = options.load_format == "dummy" ? LoadFormat::kDummy : LoadFormat::kAuto;
   group.loader.dummy_seed = options.seed;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <string>
+#include <string_view>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -27,6 +28,30 @@ absl::StatusOr<DType> ParseDType(const std::string& name, const char* field) {
   }
   return absl::InvalidArgumentError(absl::StrCat("configuring the engine: ", field, " is \"", name,
                                                  "\", which is no float type"));
+}
+
+struct NamedFormat {
+  std::string_view name;
+  kernels::WeightFormat format;
+};
+
+constexpr NamedFormat kWeightFormats[] = {{"stored", kernels::WeightFormat::kStored},
+                                          {"int8", kernels::WeightFormat::kInt8},
+                                          {"int4", kernels::WeightFormat::kInt4}};
+
+std::string NameOf(kernels::WeightFormat format) {
+  for (const NamedFormat& named : kWeightFormats) {
+    if (named.format == format) return std::string(named.name);
+  }
+  return "";
+}
+
+absl::StatusOr<kernels::WeightFormat> ParseWeightFormat(const std::string& name) {
+  for (const NamedFormat& named : kWeightFormats) {
+    if (named.name == name) return named.format;
+  }
+  return absl::InvalidArgumentError(absl::StrCat("configuring the engine: weight_format is \"",
+                                                 name, "\", expected stored, int8 or int4"));
 }
 
 void ToProto(const SamplingParams& params, engine::v1::SamplingParams* out) {
@@ -201,6 +226,7 @@ engine::v1::ConfigureRequest ToProto(const EngineConfig& config) {
   *out.mutable_placement() = ToProto(config.placement);
   out.set_device(config.device);
   out.set_activation_dtype(std::string(Name(config.activation_dtype)));
+  out.set_weight_format(NameOf(config.weight_format));
   out.set_kv_dtype(std::string(Name(config.kv_dtype)));
   out.set_num_threads(config.num_threads);
   CopyTo(config.cpus, out.mutable_cpus());
@@ -227,6 +253,7 @@ absl::StatusOr<EngineConfig> FromProto(const engine::v1::ConfigureRequest& reque
   MOED_RETURN_IF_ERROR(CheckConfigure(request, out.placement));
   MOED_ASSIGN_OR_RETURN(out.activation_dtype,
                         ParseDType(request.activation_dtype(), "activation_dtype"));
+  MOED_ASSIGN_OR_RETURN(out.weight_format, ParseWeightFormat(request.weight_format()));
   MOED_ASSIGN_OR_RETURN(out.kv_dtype, ParseDType(request.kv_dtype(), "kv_dtype"));
   out.model_dir = request.model_dir();
   out.model_config_json = request.model_config_json();
@@ -271,6 +298,7 @@ engine::v1::EngineInfo ToProto(const EngineInfo& info) {
   out.set_num_ranks(info.num_ranks);
   out.set_device(info.device);
   out.set_instruction_set(info.instruction_set);
+  out.set_dtype(info.dtype);
   out.set_num_threads(info.num_threads);
   out.set_block_size(info.block_size);
   out.set_num_blocks(info.num_blocks);
@@ -288,6 +316,7 @@ EngineInfo FromProto(const engine::v1::EngineInfo& info) {
           .num_ranks = info.num_ranks(),
           .device = info.device(),
           .instruction_set = info.instruction_set(),
+          .dtype = info.dtype(),
           .num_threads = info.num_threads(),
           .block_size = info.block_size(),
           .num_blocks = info.num_blocks(),

@@ -11,7 +11,7 @@
 namespace moed {
 
 /// Raised with every change of engine.proto; both ends must have the same.
-inline constexpr int32_t kEngineProtocolVersion = 1;
+inline constexpr int32_t kEngineProtocolVersion = 2;
 
 /// Most bytes of one message in either direction: a plan with the token counts of many long
 /// sequences.
@@ -24,8 +24,9 @@ engine::v1::EngineInfo ToProto(const EngineInfo& info);
 engine::v1::StepPlan ToProto(const StepPlan& plan);
 engine::v1::StepResult ToProto(const StepResult& result);
 
-/// FAILED_PRECONDITION for another protocol version; INVALID_ARGUMENT for a dtype, a placement or a
-/// rank that makes no sense. The rest is checked by the engine that is made from it.
+/// FAILED_PRECONDITION for another protocol version; INVALID_ARGUMENT for a dtype, a weight format,
+/// a placement or a rank that makes no sense. The rest is checked by the engine that is made from
+/// it.
 absl::StatusOr<EngineConfig> FromProto(const engine::v1::ConfigureRequest& request);
 
 /// Messages to structs. The values are checked by whoever uses them: the engine checks plans, the

@@ -11,6 +11,7 @@
 #include "config/base/dtype.h"
 #include "engine/api/engine.h"
 #include "engine/api/expert_placement.h"
+#include "kernels/params.h"
 
 namespace moed {
 
@@ -24,6 +25,7 @@ struct EngineConfig {
   ExpertPlacement placement;   // its num_ranks is the number of engines
   std::string device = "cpu";  // "cpu" or "cuda:N"
   DType activation_dtype = DType::kBF16;
+  kernels::WeightFormat weight_format = kernels::WeightFormat::kStored;
   DType kv_dtype = DType::kBF16;
   int32_t num_threads = 1;
   std::vector<int32_t> cpus;    // to pin the threads to; empty = do not pin

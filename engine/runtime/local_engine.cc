@@ -9,6 +9,7 @@
 #include "engine/model/scoped_timer.h"
 #include "engine/runtime/batch_inputs.h"
 #include "engine/runtime/memory_estimate.h"
+#include "engine/runtime/parse_dtype.h"
 #include "engine/runtime/step_limits.h"
 #include "engine/runtime/workspace.h"
 #include "engine/sampling/sampler.h"
@@ -38,7 +39,7 @@ class LocalEngineImpl final : public LocalEngine {
 
  private:
   absl::Status AllocateMemory(const LocalEngineOptions& options);
-  absl::Status FillInfo(const LocalEngineOptions& options);
+  absl::Status FillInfo(const WeightLoaderOptions& loader, const LocalEngineOptions& options);
   absl::StatusOr<StepResult> Run(const StepPlan& plan);
 
   EngineParts parts_;
@@ -65,7 +66,7 @@ absl::Status LocalEngineImpl::Load(const WeightLoaderOptions& loader,
                                    std::move(weights)));
   MOED_RETURN_IF_ERROR(AllocateMemory(options));
   sampler_ = std::make_unique<Sampler>(*parts_.backend, parts_.limits.num_valid_tokens);
-  return FillInfo(options);
+  return FillInfo(loader, options);
 }
 
 absl::Status LocalEngineImpl::AllocateMemory(const LocalEngineOptions& options) {
@@ -81,7 +82,8 @@ absl::Status LocalEngineImpl::AllocateMemory(const LocalEngineOptions& options) 
   return absl::OkStatus();
 }
 
-absl::Status LocalEngineImpl::FillInfo(const LocalEngineOptions& options) {
+absl::Status LocalEngineImpl::FillInfo(const WeightLoaderOptions& loader,
+                                       const LocalEngineOptions& options) {
   const StepLimits& limits = parts_.limits;
   MOED_ASSIGN_OR_RETURN(const int64_t exchange_bytes,
                         ExchangeBytes(ExchangeShapeOf(parts_.config, parts_.placement, options)));
@@ -89,6 +91,7 @@ absl::Status LocalEngineImpl::FillInfo(const LocalEngineOptions& options) {
            .num_ranks = limits.num_ranks,
            .device = parts_.backend->device(),
            .instruction_set = parts_.backend->instruction_set(),
+           .dtype = std::string(Name({options.backend.activation_dtype, loader.weight_format})),
            .num_threads = options.backend.num_threads,
            .block_size = limits.block_size,
            .num_blocks = limits.num_blocks,

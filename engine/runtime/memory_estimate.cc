@@ -21,9 +21,9 @@ absl::StatusOr<int64_t> MoeBytes(const ModelConfig& config, const ExpertPlacemen
                            options.backend.activation_dtype);
 }
 
-/// What the backend packs matrices as: bf16 activations round them all, f32 ones keep those that
-/// are stored as bf16.
-absl::StatusOr<DType> MatrixDType(const ModelConfig& config, const WeightLoaderOptions& loader,
+/// The type of matrices that the backend keeps as stored: bf16 activations round them all, f32 ones
+/// keep those that are stored as bf16.
+absl::StatusOr<DType> StoredDType(const ModelConfig& config, const WeightLoaderOptions& loader,
                                   DType activation_dtype) {
   if (activation_dtype == DType::kBF16) return DType::kBF16;
   return StoredMatrixDType(config, loader);
@@ -74,8 +74,11 @@ absl::StatusOr<EngineMemory> EstimateMemory(const ModelConfig& config,
                         ResolveStepLimits(config, placement, rank, options));
   const DType act = options.backend.activation_dtype;
   EngineMemory memory;
-  MOED_ASSIGN_OR_RETURN(const DType matrix_dtype, MatrixDType(config, loader, act));
-  MOED_ASSIGN_OR_RETURN(memory.weight_bytes, WeightBytes(config, placement, rank, matrix_dtype));
+  MOED_ASSIGN_OR_RETURN(const DType stored_dtype, StoredDType(config, loader, act));
+  MOED_ASSIGN_OR_RETURN(
+      memory.weight_bytes,
+      WeightBytes(config, placement,
+                  {.rank = rank, .format = loader.weight_format, .stored_dtype = stored_dtype}));
   MOED_ASSIGN_OR_RETURN(memory.kv_bytes_per_block,
                         PagedKvCache::BytesPerBlock(KvCacheOptions(config, options)));
   MOED_ASSIGN_OR_RETURN(memory.exchange_bytes,

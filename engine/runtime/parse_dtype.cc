@@ -5,16 +5,35 @@
 #include "absl/strings/str_cat.h"
 
 namespace moed {
+namespace {
 
-absl::StatusOr<DType> ParseActivationDType(std::string_view text) {
-  if (text == "bf16") return DType::kBF16;
-  if (text == "f32") return DType::kF32;
-  if (text == "int8" || text == "int4") {
-    return absl::UnimplementedError(
-        absl::StrCat("dtype ", std::string(text), " is not supported yet: use bf16 or f32"));
+using kernels::WeightFormat;
+
+struct NamedDType {
+  std::string_view name;
+  EngineDType dtype;
+};
+
+constexpr NamedDType kDTypes[] = {{"bf16", {DType::kBF16, WeightFormat::kStored}},
+                                  {"f32", {DType::kF32, WeightFormat::kStored}},
+                                  {"int8", {DType::kBF16, WeightFormat::kInt8}},
+                                  {"int4", {DType::kBF16, WeightFormat::kInt4}}};
+
+}  // namespace
+
+absl::StatusOr<EngineDType> ParseEngineDType(std::string_view text) {
+  for (const NamedDType& named : kDTypes) {
+    if (named.name == text) return named.dtype;
   }
   return absl::InvalidArgumentError(
-      absl::StrCat("dtype is \"", std::string(text), "\", expected bf16 or f32"));
+      absl::StrCat("dtype is \"", std::string(text), "\", expected bf16, f32, int8 or int4"));
+}
+
+std::string_view Name(const EngineDType& dtype) {
+  for (const NamedDType& named : kDTypes) {
+    if (named.dtype == dtype) return named.name;
+  }
+  return "";
 }
 
 }  // namespace moed

@@ -4,11 +4,22 @@
 
 #include "absl/status/statusor.h"
 #include "config/base/dtype.h"
+#include "kernels/params.h"
 
 namespace moed {
 
-/// The activation dtype that a `--dtype` value asks for: "bf16" or "f32". UNIMPLEMENTED for "int8"
-/// and "int4", INVALID_ARGUMENT for anything else; both name what is supported.
-absl::StatusOr<DType> ParseActivationDType(std::string_view text);
+/// What a `--dtype` value asks of an engine: how it computes and how it keeps its weights.
+struct EngineDType {
+  DType activation = DType::kBF16;
+  kernels::WeightFormat weights = kernels::WeightFormat::kStored;
+
+  bool operator==(const EngineDType&) const = default;
+};
+
+/// "bf16", "f32", "int8" or "int4"; INVALID_ARGUMENT for anything else, naming these.
+absl::StatusOr<EngineDType> ParseEngineDType(std::string_view text);
+
+/// The `--dtype` value that asks for `dtype`; empty if none does.
+std::string_view Name(const EngineDType& dtype);
 
 }  // namespace moed

@@ -81,6 +81,8 @@ double DummyTensors::StandardDeviation(const MatrixRef& ref) const {
     case WeightRole::kBias:
       return 0.1;
     case WeightRole::kInput:
+    case WeightRole::kRouter:
+    case WeightRole::kHead:
       return per_fan_in;
     case WeightRole::kOutput:
       return 0.2 * per_fan_in;

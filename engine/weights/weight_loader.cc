@@ -11,6 +11,7 @@
 #include "engine/weights/checkpoint.h"
 #include "engine/weights/dummy_tensors.h"
 #include "engine/weights/file_tensors.h"
+#include "engine/weights/format_rule.h"
 #include "engine/weights/tensor_source.h"
 #include "engine/weights/weight_map.h"
 
@@ -19,7 +20,6 @@ namespace {
 
 using kernels::ExpertSource;
 using kernels::HostMatrix;
-using kernels::WeightFormat;
 
 absl::Status CheckPlacement(const ModelConfig& config, const ExpertPlacement& placement,
                             int32_t rank) {
@@ -65,12 +65,8 @@ class RankLoader {
   absl::StatusOr<ModelWeights> Load(const ModelTensors& tensors) {
     ForEachMatrix(tensors,
                   [this](const MatrixRef& ref) { total_bytes_ += source_.SizeBytes(ref); });
-    const WeightFormat head_format = options_.weight_format == WeightFormat::kStored
-                                         ? WeightFormat::kStored
-                                         : WeightFormat::kInt8;
-    MOED_ASSIGN_OR_RETURN(weights_.embedding,
-                          LoadLinear({&tensors.embedding, 1}, {},
-                                     tensors.lm_head ? WeightFormat::kStored : head_format));
+    rule_ = {.asked = options_.weight_format, .tied_embedding = !tensors.lm_head};
+    MOED_ASSIGN_OR_RETURN(weights_.embedding, LoadLinear({&tensors.embedding, 1}, {}));
     for (const LayerTensors& layer : tensors.layers) {
       MOED_ASSIGN_OR_RETURN(LayerWeights loaded, LoadLayer(layer));
       weights_.layers.push_back(std::move(loaded));
@@ -78,7 +74,7 @@ class RankLoader {
     MOED_ASSIGN_OR_RETURN(weights_.final_norm, LoadVector(tensors.final_norm));
     weights_.lm_head = weights_.embedding;
     if (tensors.lm_head) {
-      MOED_ASSIGN_OR_RETURN(weights_.lm_head, LoadLinear({&*tensors.lm_head, 1}, {}, head_format));
+      MOED_ASSIGN_OR_RETURN(weights_.lm_head, LoadLinear({&*tensors.lm_head, 1}, {}));
     }
     MOED_RETURN_IF_ERROR(backend_.Synchronize());
     return std::move(weights_);
@@ -91,24 +87,20 @@ class RankLoader {
   absl::StatusOr<LayerWeights> LoadLayer(const LayerTensors& layer) {
     LayerWeights weights;
     MOED_ASSIGN_OR_RETURN(weights.input_norm, LoadVector(layer.input_norm));
-    MOED_ASSIGN_OR_RETURN(weights.qkv,
-                          LoadLinear(layer.qkv, layer.qkv_bias, options_.weight_format));
+    MOED_ASSIGN_OR_RETURN(weights.qkv, LoadLinear(layer.qkv, layer.qkv_bias));
     if (layer.q_norm) {
       MOED_ASSIGN_OR_RETURN(weights.q_norm, LoadVector(*layer.q_norm));
       MOED_ASSIGN_OR_RETURN(weights.k_norm, LoadVector(*layer.k_norm));
     }
-    MOED_ASSIGN_OR_RETURN(weights.o_proj, LoadLinear({&layer.o_proj, 1}, AsSpan(layer.o_bias),
-                                                     options_.weight_format));
+    MOED_ASSIGN_OR_RETURN(weights.o_proj, LoadLinear({&layer.o_proj, 1}, AsSpan(layer.o_bias)));
     MOED_ASSIGN_OR_RETURN(weights.post_attention_norm, LoadVector(layer.post_attention_norm));
     if (layer.router) {
-      MOED_ASSIGN_OR_RETURN(weights.router,
-                            LoadLinear(AsSpan(layer.router), {}, WeightFormat::kStored));
+      MOED_ASSIGN_OR_RETURN(weights.router, LoadLinear(AsSpan(layer.router), {}));
     }
     MOED_ASSIGN_OR_RETURN(weights.experts, LoadExperts(layer.experts));
     MOED_ASSIGN_OR_RETURN(weights.shared, LoadExperts(AsSpan(layer.shared)));
     if (layer.shared_gate) {
-      MOED_ASSIGN_OR_RETURN(weights.shared_gate,
-                            LoadLinear(AsSpan(layer.shared_gate), {}, WeightFormat::kStored));
+      MOED_ASSIGN_OR_RETURN(weights.shared_gate, LoadLinear(AsSpan(layer.shared_gate), {}));
     }
     MOED_ASSIGN_OR_RETURN(weights.dense, LoadExperts(AsSpan(layer.dense)));
     return weights;
@@ -120,7 +112,7 @@ class RankLoader {
   }
 
   absl::StatusOr<Linear> LoadLinear(std::span<const MatrixRef> refs,
-                                    std::span<const MatrixRef> bias_refs, WeightFormat format) {
+                                    std::span<const MatrixRef> bias_refs) {
     std::vector<HostMatrix> stacked;
     for (const MatrixRef& ref : refs) stacked.push_back(Read(ref));
     std::vector<float> bias;
@@ -128,7 +120,7 @@ class RankLoader {
       const std::vector<float> part = ToFloat(Read(ref));
       bias.insert(bias.end(), part.begin(), part.end());
     }
-    absl::StatusOr<Linear> linear = backend_.LoadLinear(stacked, bias, format);
+    absl::StatusOr<Linear> linear = backend_.LoadLinear(stacked, bias, rule_.Of(refs[0].role));
     MOED_RETURN_IF_ERROR(Finish(refs[0].tensor, linear.status()));
     weights_.size_bytes += (*linear)->size_bytes();
     return linear;
@@ -141,7 +133,7 @@ class RankLoader {
     for (const ExpertTensors& expert : experts) {
       sources.push_back({Read(expert.gate), Read(expert.up), Read(expert.down)});
     }
-    absl::StatusOr<Experts> loaded = backend_.LoadExperts(sources, options_.weight_format);
+    absl::StatusOr<Experts> loaded = backend_.LoadExperts(sources, rule_.Of(experts[0].gate.role));
     MOED_RETURN_IF_ERROR(Finish(experts[0].gate.tensor, loaded.status()));
     weights_.size_bytes += (*loaded)->size_bytes();
     return loaded;
@@ -180,6 +172,7 @@ class RankLoader {
   const WeightLoaderOptions& options_;
   TensorSource& source_;
   kernels::Backend& backend_;
+  FormatRule rule_;
   ModelWeights weights_;
   int64_t done_bytes_ = 0;
   int64_t total_bytes_ = 0;
@@ -236,18 +229,18 @@ absl::StatusOr<DType> StoredMatrixDType(const ModelConfig& config,
 }
 
 absl::StatusOr<int64_t> WeightBytes(const ModelConfig& config, const ExpertPlacement& placement,
-                                    int32_t rank, DType matrix_dtype) {
-  MOED_RETURN_IF_ERROR(CheckPlacement(config, placement, rank));
+                                    const WeightBytesParams& params) {
+  MOED_RETURN_IF_ERROR(CheckPlacement(config, placement, params.rank));
+  const ModelTensors tensors = PartOfRank(MapTensors(config, NoneExists), placement, params.rank);
+  const FormatRule rule = {.asked = params.format, .tied_embedding = !tensors.lm_head};
   std::optional<uint64_t> total = 0;
-  const auto add = [&](const MatrixRef& ref) {
-    const size_t element_bytes = IsVector(ref) ? sizeof(float) : SizeBytes(matrix_dtype);
-    const auto bytes = CheckedMul(ref.num_elements(), element_bytes);
+  ForEachMatrix(tensors, [&](const MatrixRef& ref) {
+    const std::optional<uint64_t> bytes = rule.Bytes(ref, params.stored_dtype);
     if (total) total = bytes ? CheckedAdd(*total, *bytes) : std::nullopt;
-  };
-  ForEachMatrix(PartOfRank(MapTensors(config, NoneExists), placement, rank), add);
+  });
   if (total && *total <= static_cast<uint64_t>(INT64_MAX)) return static_cast<int64_t>(*total);
   return absl::InvalidArgumentError(
-      absl::StrCat("the weights of rank ", rank, " would be more than 2^63 bytes"));
+      absl::StrCat("the weights of rank ", params.rank, " would be more than 2^63 bytes"));
 }
 
 }  // namespace moed

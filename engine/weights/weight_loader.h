@@ -17,8 +17,7 @@ struct WeightLoaderOptions {
   std::string model_dir;  // not read with kDummy
   LoadFormat format = LoadFormat::kAuto;
   uint64_t dummy_seed = 0;
-  /// Of attention and expert matrices. With an integer format the head (and an embedding tied to
-  /// it) is kInt8; router, shared gate and an untied embedding are always kStored.
+  /// Of attention and expert matrices. The others follow from it: see FormatRule.
   kernels::WeightFormat weight_format = kernels::WeightFormat::kStored;
   int32_t rank = 0;
   /// Called after each tensor group with bytes done and bytes in all; may be empty.
@@ -43,9 +42,15 @@ absl::StatusOr<ModelWeights> LoadWeights(const ModelConfig& config,
 absl::StatusOr<DType> StoredMatrixDType(const ModelConfig& config,
                                         const WeightLoaderOptions& options);
 
-/// Bytes of weights that `rank` would hold if its matrices are kept in `matrix_dtype`, computed
-/// from the config alone (for `moed --check`).
+struct WeightBytesParams {
+  int32_t rank = 0;
+  kernels::WeightFormat format = kernels::WeightFormat::kStored;  // as in WeightLoaderOptions
+  DType stored_dtype = DType::kBF16;  // of the matrices that are kept as stored
+};
+
+/// Bytes of weights that `rank` would hold, without the padding of rows, computed from the config
+/// alone (for `moed --check`).
 absl::StatusOr<int64_t> WeightBytes(const ModelConfig& config, const ExpertPlacement& placement,
-                                    int32_t rank, DType matrix_dtype);
+                                    const WeightBytesParams& params);
 
 }  // namespace moed

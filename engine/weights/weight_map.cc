@@ -127,7 +127,8 @@ class LayerMapper {
 
   void MapMoe(const MoeNames& names, LayerTensors& layer) const {
     const std::string module = absl::StrCat(name_, ".", names.module);
-    layer.router = Matrix(absl::StrCat(module, ".", names.router), config_.num_experts, hidden_);
+    layer.router = Matrix(absl::StrCat(module, ".", names.router), config_.num_experts, hidden_,
+                          WeightRole::kRouter);
     for (int64_t e = 0; e < config_.num_experts; ++e) {
       layer.experts.push_back(Expert(names, module, e));
     }
@@ -192,7 +193,8 @@ class LayerMapper {
           Matrix(name_ + ".shared_mlp.output_linear.weight", hidden_, width, WeightRole::kOutput)};
     }
     if (config_.shared_expert_gate) {
-      layer.shared_gate = Matrix(module + ".shared_expert_gate.weight", 1, hidden_);
+      layer.shared_gate =
+          Matrix(module + ".shared_expert_gate.weight", 1, hidden_, WeightRole::kRouter);
     }
   }
 
@@ -234,7 +236,8 @@ ModelTensors MapTensors(const ModelConfig& config, const Exists& exists) {
                              WeightRole::kEmbedding);
   tensors.final_norm = Vector("model.norm.weight", config.hidden_size, WeightRole::kNorm);
   if (!config.tie_word_embeddings) {
-    tensors.lm_head = Matrix("lm_head.weight", config.vocab_size, config.hidden_size);
+    tensors.lm_head =
+        Matrix("lm_head.weight", config.vocab_size, config.hidden_size, WeightRole::kHead);
   }
   for (int64_t i = 0; i < config.num_layers; ++i) {
     const LayerMapper mapper(config, i);

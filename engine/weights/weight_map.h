@@ -10,13 +10,15 @@
 
 namespace moed {
 
-/// What a tensor is for; dummy weights are scaled by it.
+/// What a tensor is for: the scale of dummy weights and the format of kept ones depend on it.
 enum class WeightRole : uint8_t {
   kEmbedding,
   kNorm,
   kBias,
-  kInput,   // projects a normalised hidden state: q, k, v, gate, up, router, head
+  kInput,   // projects a normalised hidden state: q, k, v, gate, up
   kOutput,  // adds to the hidden state: o, down
+  kRouter,  // scores experts: the router, the gate of a shared expert
+  kHead,    // of its own, not tied to the embedding
 };
 
 /// Rows of a stored tensor, seen as the matrix [product of all sizes but the last, last size].

@@ -29,6 +29,7 @@ void FillRank(const RankView& view, v1::RankStatus& out) {
   out.set_pid(view.pid);
   out.set_device(view.info.device);
   out.set_instruction_set(view.info.instruction_set);
+  out.set_dtype(view.info.dtype);
   out.set_num_threads(view.info.num_threads);
   out.set_weight_bytes(view.info.weight_bytes);
   out.set_kv_bytes(view.info.kv_bytes);

@@ -201,10 +201,10 @@ absl::Status ProcessEngineGroup::OnInfo(int32_t rank, const EngineInfo& info) {
   config.rank = rank;
   MOED_RETURN_IF_ERROR(Annotate(absl::StrCat("rank ", rank), CheckInfo(config, info)));
   SPDLOG_INFO(
-      "event=engine_ready rank={} device={} instruction_set={} threads={} weight_bytes={} "
-      "kv_bytes={} blocks={}",
-      rank, info.device, info.instruction_set, info.num_threads, info.weight_bytes, info.kv_bytes,
-      info.num_blocks);
+      "event=engine_ready rank={} device={} instruction_set={} dtype={} threads={} "
+      "weight_bytes={} kv_bytes={} blocks={}",
+      rank, info.device, info.instruction_set, info.dtype, info.num_threads, info.weight_bytes,
+      info.kv_bytes, info.num_blocks);
   absl::MutexLock lock(&mutex_);
   rank_processes_[static_cast<size_t>(rank)].weights_loaded_ratio = 1;
   return absl::OkStatus();

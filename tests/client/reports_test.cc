@@ -72,7 +72,8 @@ TEST(StatusReportTest, ShowsTheStateAndEveryRank) {
       state: SERVING_STATE_RECOVERING model: "tales" version: "0.1.0" uptime_seconds: 90
       num_running_sequences: 2 num_waiting_sequences: 1 num_steps: 10
       prefix_cache_queries: 200 prefix_cache_hits: 50 mean_step_seconds: 0.002
-      ranks { rank: 0 up: true pid: 77 device: "cpu" num_threads: 2 weight_bytes: 1048576
+      ranks { rank: 0 up: true pid: 77 device: "cpu" dtype: "int4" num_threads: 2
+              weight_bytes: 1048576
               num_blocks: 100 num_free_blocks: 60 num_cached_blocks: 5 weights_loaded_ratio: 1 }
       ranks { rank: 1 up: true pid: 78 weights_loaded_ratio: 0.25 num_restarts: 1 }
       ranks { rank: 2 pid: 79 })");
@@ -80,8 +81,8 @@ TEST(StatusReportTest, ShowsTheStateAndEveryRank) {
   EXPECT_THAT(text, HasSubstr("tales: recovering, version 0.1.0, up 1m 30s\n"));
   EXPECT_THAT(text, HasSubstr("2 running, 1 waiting"));
   EXPECT_THAT(text, HasSubstr("prefix cache: 25.0% of 200 tokens"));
-  EXPECT_THAT(text, AllOf(HasSubstr("1.0 MiB"), HasSubstr("40/100"), HasSubstr("loading 25%"),
-                          HasSubstr("down")));
+  EXPECT_THAT(text, AllOf(HasSubstr("int4"), HasSubstr("1.0 MiB"), HasSubstr("40/100"),
+                          HasSubstr("loading 25%"), HasSubstr("down")));
 }
 
 TEST(UsageReportTest, SpeedIsThatOfDecoding) {

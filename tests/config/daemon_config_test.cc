@@ -89,7 +89,7 @@ TEST(DaemonConfigTest, EveryNumberIsHeldToItsRangeInFlagsAndFilesAlike) {
 
 TEST(DaemonConfigTest, AStringOutsideItsChoicesIsRefusedAndTheChoicesAreNamed) {
   DaemonConfig config;
-  ExpectRefused(SetConfigField(Field("dtype"), "fp8", config), "bf16|f32");
+  ExpectRefused(SetConfigField(Field("dtype"), "fp8", config), "bf16|f32|int8|int4");
   ExpectRefused(Apply(R"({"log_level": "loud"})", config), "trace|debug");
   EXPECT_EQ(config.dtype, "bf16");
 }

@@ -72,6 +72,7 @@ absl::StatusOr<std::unique_ptr<Engine>> CreateFakeEngine(const EngineConfig& con
                   .num_ranks = config.placement.num_ranks,
                   .device = config.device,
                   .instruction_set = "none",
+                  .dtype = "bf16",
                   .num_threads = config.num_threads,
                   .block_size = config.block_size,
                   .num_blocks = config.num_blocks,

@@ -37,10 +37,11 @@ void WeightsBackend::CopyToHost(void* host, const void* device, int64_t bytes) {
 }
 
 absl::StatusOr<std::unique_ptr<LinearWeights>> WeightsBackend::LoadLinear(
-    std::span<const HostMatrix> stacked, std::span<const float> bias, kernels::WeightFormat) {
+    std::span<const HostMatrix> stacked, std::span<const float> bias, WeightFormat format) {
   MOED_RETURN_IF_ERROR(std::exchange(next_load_, absl::OkStatus()));
   auto linear = std::make_unique<FakeLinear>();
   linear->cols = stacked[0].cols;
+  linear->format = format;
   for (const HostMatrix& matrix : stacked) {
     MOED_CHECK(matrix.cols == linear->cols);
     linear->rows += matrix.rows;
@@ -53,10 +54,11 @@ absl::StatusOr<std::unique_ptr<LinearWeights>> WeightsBackend::LoadLinear(
 }
 
 absl::StatusOr<std::unique_ptr<ExpertWeights>> WeightsBackend::LoadExperts(
-    std::span<const ExpertSource> experts, kernels::WeightFormat) {
+    std::span<const ExpertSource> experts, WeightFormat format) {
   MOED_RETURN_IF_ERROR(std::exchange(next_load_, absl::OkStatus()));
   auto loaded = std::make_unique<FakeExperts>();
   loaded->intermediate = experts[0].gate.rows;
+  loaded->format = format;
   loaded->hidden = experts[0].gate.cols;
   for (const ExpertSource& expert : experts) {
     MOED_CHECK(expert.gate.rows == loaded->intermediate && expert.gate.cols == loaded->hidden);

@@ -14,8 +14,9 @@ namespace moed {
 struct FakeLinear : public kernels::LinearWeights {
   int64_t rows = 0;
   int64_t cols = 0;
-  std::vector<float> values;  // [rows, cols]
-  std::vector<float> bias;    // [rows] or empty
+  std::vector<float> values;                                      // [rows, cols]
+  std::vector<float> bias;                                        // [rows] or empty
+  kernels::WeightFormat format = kernels::WeightFormat::kStored;  // asked for
 
   int64_t out_features() const override { return rows; }
   int64_t in_features() const override { return cols; }
@@ -36,6 +37,7 @@ struct FakeExperts : public kernels::ExpertWeights {
   std::vector<Expert> experts;
   int64_t hidden = 0;
   int64_t intermediate = 0;
+  kernels::WeightFormat format = kernels::WeightFormat::kStored;  // asked for
 
   int64_t num_experts() const override { return static_cast<int64_t>(experts.size()); }
   int64_t hidden_size() const override { return hidden; }
@@ -45,8 +47,8 @@ struct FakeExperts : public kernels::ExpertWeights {
   }
 };
 
-/// A backend that keeps weights as plain float32 for tests to look at. It has memory and weights
-/// but computes nothing: calling an op aborts the test.
+/// A backend that keeps weights as plain float32, whatever the format, for tests to look at. It has
+/// memory and weights but computes nothing: calling an op aborts the test.
 class WeightsBackend : public kernels::Backend {
  public:
   std::string device() const override { return "fake"; }

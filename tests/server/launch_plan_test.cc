@@ -3,7 +3,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <limits>
 #include <string>
+#include <utility>
 
 #include "server/plan_report.h"
 
@@ -31,6 +33,27 @@ TEST(LaunchPlanTest, TheDemoModelIsPlannedOverUnevenRanks) {
   EXPECT_EQ(plan->engine.num_blocks, plan->memory.num_blocks);
   EXPECT_GT(plan->engine.max_exchange_bytes_per_rank, 0);
   EXPECT_LE(plan->memory.total_bytes(), int64_t{1} << 30);
+}
+
+TEST(LaunchPlanTest, TheDtypeDecidesHowWeightsAreKeptAndWhatTheyNeed) {
+  DaemonConfig config = DemoConfig();
+  int64_t larger = std::numeric_limits<int64_t>::max();
+  using kernels::WeightFormat;
+  for (const auto& [dtype, format] : {std::pair("bf16", WeightFormat::kStored),
+                                      {"int8", WeightFormat::kInt8},
+                                      {"int4", WeightFormat::kInt4}}) {
+    config.dtype = dtype;
+    const auto plan = MakeLaunchPlan(config);
+    ASSERT_TRUE(plan.ok()) << plan.status();
+    EXPECT_EQ(plan->engine.weight_format, format);
+    EXPECT_EQ(plan->engine.activation_dtype, DType::kBF16);
+    EXPECT_EQ(plan->model.dtype, dtype);
+    EXPECT_THAT(PlanJson(*plan), HasSubstr(std::string("\"dtype\": \"") + dtype + "\""));
+    EXPECT_LT(plan->memory.ranks[2].weight_bytes, larger);
+    larger = plan->memory.ranks[2].weight_bytes;
+  }
+  config.dtype = "int2";
+  EXPECT_THAT(std::string(MakeLaunchPlan(config).status().message()), HasSubstr("int2"));
 }
 
 TEST(LaunchPlanTest, OneRankExchangesNothing) {

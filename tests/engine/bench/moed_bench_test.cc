@@ -97,9 +97,9 @@ TEST_F(MoedBenchTest, ExitsWith2OnWrongUsage) {
 }
 
 TEST_F(MoedBenchTest, NamesTheSupportedDtypes) {
-  const Output output = Run(DummyFlags() + "--dtype int8");
+  const Output output = Run(DummyFlags() + "--dtype fp8");
   EXPECT_EQ(output.exit_code, 2);
-  EXPECT_THAT(output.text, HasSubstr("use bf16 or f32"));
+  EXPECT_THAT(output.text, HasSubstr("expected bf16, f32, int8 or int4"));
 }
 
 TEST_F(MoedBenchTest, ExitsWith1WhenTheModelCannotBeRead) {

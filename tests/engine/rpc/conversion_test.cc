@@ -47,6 +47,7 @@ EngineConfig FullConfig() {
           .placement = ExpertPlacement::RoundRobin(3, 5, 2),
           .device = "cuda:1",
           .activation_dtype = DType::kF32,
+          .weight_format = kernels::WeightFormat::kInt4,
           .kv_dtype = DType::kF32,
           .num_threads = 3,
           .cpus = {4, 5, 6},
@@ -110,6 +111,23 @@ TEST(ConversionTest, AnUnknownDtypeIsRefusedByName) {
   const absl::Status status = FromProto(request).status();
   EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
   EXPECT_THAT(std::string(status.message()), HasSubstr("kv_dtype is \"f64\""));
+}
+
+TEST(ConversionTest, EveryWeightFormatComesBackAndAnUnknownOneIsRefusedByName) {
+  using kernels::WeightFormat;
+  engine::v1::ConfigureRequest request = ToProto(FullConfig());
+  for (const WeightFormat format :
+       {WeightFormat::kStored, WeightFormat::kInt8, WeightFormat::kInt4}) {
+    EngineConfig config = FullConfig();
+    config.weight_format = format;
+    EXPECT_EQ(FromProto(ToProto(config))->weight_format, format);
+  }
+  for (const char* name : {"", "int2"}) {
+    request.set_weight_format(name);
+    const absl::Status status = FromProto(request).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+    EXPECT_THAT(std::string(status.message()), HasSubstr("weight_format is \""));
+  }
 }
 
 TEST(ConversionTest, ARankOutsideThePlacementIsRefused) {

@@ -236,13 +236,41 @@ TEST(WeightLoaderTest, ARankHoldsTheExpertsOfItsSlotsInSlotOrder) {
 TEST(WeightLoaderTest, TheSizeIsWhatWeightBytesForetells) {
   for (const std::string& name : AllModels()) {
     const LoadedModel model(ModelDir(name));
-    const auto bytes = WeightBytes(model.config, LinearFor(model.config, 1), 0, DType::kF32);
+    const auto bytes =
+        WeightBytes(model.config, LinearFor(model.config, 1), {.stored_dtype = DType::kF32});
     ASSERT_TRUE(bytes.ok()) << bytes.status();
     int64_t biases = 0;  // the fake counts none of them
     for (const LayerWeights& layer : model.weights.layers) {
       biases += (Fake(layer.qkv).bias.size() + Fake(layer.o_proj).bias.size()) * sizeof(float);
     }
     EXPECT_EQ(model.weights.size_bytes + biases, *bytes) << name;
+  }
+}
+
+TEST(WeightLoaderTest, EveryMatrixIsAskedForInTheFormatOfItsKind) {
+  using kernels::WeightFormat;
+  for (const char* name : {"qwen2_moe_dense_layers", "granitemoeshared_basic", "mixtral_basic"}) {
+    SCOPED_TRACE(name);
+    const std::string dir = ModelDir(name);
+    const ModelConfig config = *LoadModelConfig(dir);
+    const bool tied = config.tie_word_embeddings;
+    WeightsBackend backend;
+    const auto weights =
+        LoadWeights(config, LinearFor(config, 1),
+                    {.model_dir = dir, .weight_format = WeightFormat::kInt4}, backend);
+    ASSERT_TRUE(weights.ok()) << weights.status();
+    EXPECT_EQ(Fake(weights->lm_head).format, WeightFormat::kInt8);
+    EXPECT_EQ(Fake(weights->embedding).format, tied ? WeightFormat::kInt8 : WeightFormat::kStored);
+    for (const LayerWeights& layer : weights->layers) {
+      EXPECT_EQ(Fake(layer.qkv).format, WeightFormat::kInt4);
+      EXPECT_EQ(Fake(layer.o_proj).format, WeightFormat::kInt4);
+      for (const auto* linear : {&layer.router, &layer.shared_gate}) {
+        EXPECT_TRUE(!*linear || Fake(*linear).format == WeightFormat::kStored);
+      }
+      for (const auto* experts : {&layer.experts, &layer.shared, &layer.dense}) {
+        EXPECT_TRUE(!*experts || Fake(*experts).format == WeightFormat::kInt4);
+      }
+    }
   }
 }
 
