@@ -55,6 +55,7 @@ absl::StatusOr<SchedulerOptions> MakeSchedulerOptions(const std::vector<EngineIn
 
 void AddTimes(const StepTimes& times, StepTimes& sum) {
   sum.attention += times.attention;
+  sum.attention_kv += times.attention_kv;
   sum.route += times.route;
   sum.dispatch += times.dispatch;
   sum.dispatch_wait += times.dispatch_wait;

@@ -92,6 +92,7 @@ struct SampledToken {
 /// Where a step's time went on one rank, in seconds.
 struct StepTimes {
   double attention = 0;      // norms, QKV, RoPE, KV write, attention, output projection
+  double attention_kv = 0;   // the part of attention between the projections: RoPE to attention
   double route = 0;          // router GEMM and top-k
   double dispatch = 0;       // routing metadata and rows out, waiting included
   double dispatch_wait = 0;  // the part of dispatch spent waiting for the slowest rank

@@ -5,6 +5,7 @@
 
 #include "config/base/status_macros.h"
 #include "config/rope.h"
+#include "engine/model/scoped_timer.h"
 
 namespace moed {
 namespace {
@@ -63,21 +64,30 @@ kernels::PrepareQkvParams Attention::PrepareParams(const LayerWeights& weights,
           .q_out = FirstRows(act.q, batch.num_tokens)};
 }
 
-void Attention::Forward(const LayerWeights& weights, const kernels::KvCacheView& cache,
-                        const ModelBatch& batch, const Activations& act) {
-  const int64_t rows = batch.num_tokens;
-  backend_->Linear({.x = FirstRows(act.normed, rows),
-                    .weights = weights.qkv.get(),
-                    .out = FirstRows(act.qkv, rows)});
+/// From act.qkv to act.attention_out.
+void Attention::AttendToCache(const LayerWeights& weights, const kernels::KvCacheView& cache,
+                              const ModelBatch& batch, const Activations& act) {
   backend_->PrepareQkv(PrepareParams(weights, batch, act), cache);
-  backend_->Attention({.q = FirstRows(act.q, rows),
+  backend_->Attention({.q = FirstRows(act.q, batch.num_tokens),
                        .cache = cache,
                        .batch = &batch.attention,
                        .num_heads = static_cast<int32_t>(config_->num_heads),
                        .num_kv_heads = static_cast<int32_t>(config_->num_kv_heads),
                        .head_dim = static_cast<int32_t>(config_->head_dim),
                        .scale = static_cast<float>(config_->attention_scale),
-                       .out = FirstRows(act.attention_out, rows)});
+                       .out = FirstRows(act.attention_out, batch.num_tokens)});
+}
+
+void Attention::Forward(const LayerWeights& weights, const kernels::KvCacheView& cache,
+                        const ModelBatch& batch, const Activations& act, StepTimes& times) {
+  const int64_t rows = batch.num_tokens;
+  backend_->Linear({.x = FirstRows(act.normed, rows),
+                    .weights = weights.qkv.get(),
+                    .out = FirstRows(act.qkv, rows)});
+  {
+    ScopedTimer timer(times.attention_kv);
+    AttendToCache(weights, cache, batch, act);
+  }
   backend_->Linear({.x = FirstRows(act.attention_out, rows),
                     .weights = weights.o_proj.get(),
                     .out = FirstRows(act.hidden, rows),

@@ -4,6 +4,7 @@
 
 #include "absl/status/statusor.h"
 #include "config/model_config.h"
+#include "engine/api/step.h"
 #include "engine/model/model_batch.h"
 #include "engine/weights/model_weights.h"
 #include "kernels/backend.h"
@@ -25,14 +26,16 @@ class Attention {
 
   /// hidden += residual_multiplier * o_proj(attention(qkv(normed))); writes K and V of the batch's
   /// rows to `cache` (this layer's). Reads act.normed, adds to act.hidden. The batch must have
-  /// rows.
+  /// rows. Adds to times.attention_kv.
   void Forward(const LayerWeights& weights, const kernels::KvCacheView& cache,
-               const ModelBatch& batch, const Activations& act);
+               const ModelBatch& batch, const Activations& act, StepTimes& times);
 
  private:
   Attention(kernels::Backend& backend, const ModelConfig& config)
       : backend_(&backend), config_(&config) {}
 
+  void AttendToCache(const LayerWeights& weights, const kernels::KvCacheView& cache,
+                     const ModelBatch& batch, const Activations& act);
   kernels::PrepareQkvParams PrepareParams(const LayerWeights& weights, const ModelBatch& batch,
                                           const Activations& act) const;
 

@@ -47,7 +47,7 @@ absl::Status DecoderModel::Forward(const ModelBatch& batch, const PagedKvCache& 
   for (int64_t layer = 0; layer < config_.num_layers; ++layer) {
     {
       ScopedTimer timer(result.times.attention);
-      AttentionPart(layer, cache.layer(layer), batch, act);
+      AttentionPart(layer, cache.layer(layer), batch, act, result.times);
     }
     if (moe_index_[layer] >= 0) {
       MOED_RETURN_IF_ERROR(MoePart(layer, batch, act, result));
@@ -69,14 +69,15 @@ void DecoderModel::Embed(const ModelBatch& batch, const Activations& act) {
 }
 
 void DecoderModel::AttentionPart(int64_t layer, const kernels::KvCacheView& cache,
-                                 const ModelBatch& batch, const Activations& act) {
+                                 const ModelBatch& batch, const Activations& act,
+                                 StepTimes& times) {
   if (batch.num_tokens == 0) return;
   const LayerWeights& weights = weights_.layers[layer];
   const kernels::TensorView hidden = FirstRows(act.hidden, batch.num_tokens);
   const kernels::TensorView normed = FirstRows(act.normed, batch.num_tokens);
   const float eps = static_cast<float>(config_.rms_norm_eps);
   backend_.RmsNorm(hidden, weights.input_norm.as<float>(), eps, normed);
-  attention_.Forward(weights, cache, batch, act);
+  attention_.Forward(weights, cache, batch, act, times);
   backend_.RmsNorm(hidden, weights.post_attention_norm.as<float>(), eps, normed);
 }
 

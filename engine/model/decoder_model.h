@@ -52,7 +52,7 @@ class DecoderModel {
 
   void Embed(const ModelBatch& batch, const Activations& act);
   void AttentionPart(int64_t layer, const kernels::KvCacheView& cache, const ModelBatch& batch,
-                     const Activations& act);
+                     const Activations& act, StepTimes& times);
   void DenseMlpPart(const LayerWeights& weights, const ModelBatch& batch, const Activations& act);
   absl::Status MoePart(int64_t layer, const ModelBatch& batch, const Activations& act,
                        StepResult& result);

@@ -166,6 +166,7 @@ SampledToken FromProto(const engine::v1::SampledToken& token) {
 
 void ToProto(const StepTimes& times, engine::v1::StepTimes* out) {
   out->set_attention(times.attention);
+  out->set_attention_kv(times.attention_kv);
   out->set_route(times.route);
   out->set_dispatch(times.dispatch);
   out->set_dispatch_wait(times.dispatch_wait);
@@ -179,6 +180,7 @@ void ToProto(const StepTimes& times, engine::v1::StepTimes* out) {
 
 StepTimes FromProto(const engine::v1::StepTimes& times) {
   return {.attention = times.attention(),
+          .attention_kv = times.attention_kv(),
           .route = times.route(),
           .dispatch = times.dispatch(),
           .dispatch_wait = times.dispatch_wait(),

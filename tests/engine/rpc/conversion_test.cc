@@ -75,6 +75,7 @@ TEST(ConversionTest, AResultComesBackAsItWas) {
                    .logprob = -0.5f,
                    .top_logprobs = {{.token_id = 6, .logprob = -0.5f}, {7, -3.25f}}}},
       .times = {.attention = 1,
+                .attention_kv = 0.5,
                 .route = 2,
                 .dispatch = 3,
                 .dispatch_wait = 4,

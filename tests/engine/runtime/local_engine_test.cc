@@ -122,9 +122,10 @@ TEST(LocalEngineTest, ReportsWhatAStepDid) {
   for (int32_t count : result->tokens_per_expert) rows += count;
   EXPECT_EQ(rows, 2 * 5 * 3);
   const StepTimes& t = result->times;
-  for (double seconds : {t.attention, t.route, t.experts, t.head, t.sampling}) {
+  for (double seconds : {t.attention, t.attention_kv, t.route, t.experts, t.head, t.sampling}) {
     EXPECT_GT(seconds, 0.0);
   }
+  EXPECT_LT(t.attention_kv, t.attention);
   EXPECT_GE(t.total,
             t.attention + t.route + t.dispatch + t.experts + t.combine + t.head + t.sampling);
 }
