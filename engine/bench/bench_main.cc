@@ -1,15 +1,19 @@
 /// moed-bench: prompt processing and batched generation of one engine group, without a server.
 /// Exit codes: 0 ok, 1 failure, 2 wrong usage.
 
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
+#include <iterator>
 #include <string>
+#include <vector>
 
 #include "CLI/CLI.hpp"
 #include "config/base/status_macros.h"
 #include "engine/bench/bench_options.h"
 #include "engine/bench/bench_report.h"
 #include "engine/bench/bench_run.h"
+#include "engine/bench/machine_ceilings.h"
 
 namespace moed {
 namespace {
@@ -46,6 +50,12 @@ void AddRunFlags(CLI::App& app, BenchOptions& options) {
       ->delimiter(',')
       ->check(CLI::Range(1, 1 << 16))
       ->capture_default_str();
+  app.add_option("--mixed", options.num_mixed_tokens,
+                 "Also decode beside a prompt of which each step computes so many tokens")
+      ->check(CLI::Range(0, 1 << 16))
+      ->capture_default_str();
+  app.add_flag("--shared-prompt", options.shared_prompt,
+               "One prompt for all sequences, computed once on each rank");
   app.add_option("--max-tokens-per-step", options.max_tokens_per_step, "Of each rank")
       ->check(CLI::Range(1, 1 << 16))
       ->capture_default_str();
@@ -53,12 +63,29 @@ void AddRunFlags(CLI::App& app, BenchOptions& options) {
       ->check(CLI::Range(1, 1000))
       ->capture_default_str();
   app.add_option("--seed", options.seed, "Of dummy weights and tokens")->capture_default_str();
+  app.add_flag("!--no-pin", options.pin, "Let threads move between CPUs");
+  app.add_flag("!--no-ceilings", options.ceilings, "Do not measure the machine's own limits");
   app.add_flag("--json", options.json, "Print one JSON object instead of tables");
+}
+
+/// With the threads of all ranks, where they will be.
+absl::StatusOr<MachineCeilings> MeasureCeilingsOf(const BenchOptions& options) {
+  std::vector<int> cpus;
+  for (const std::vector<int>& of_rank : CpusPerRank(options)) {
+    cpus.insert(cpus.end(), of_rank.begin(), of_rank.end());
+  }
+  return MeasureCeilings(options.num_ranks * options.num_threads, cpus);
 }
 
 absl::StatusOr<BenchReport> RunBench(const BenchOptions& options,
                                      const LocalEngineGroupOptions& group_options) {
   BenchReport report{.options = options, .config = group_options.config};
+  MOED_ASSIGN_OR_RETURN(report.dtype, ParseEngineDType(options.dtype));
+  MOED_ASSIGN_OR_RETURN(report.stored_dtype,
+                        StoredMatrixDType(group_options.config, group_options.loader));
+  if (options.ceilings) {
+    MOED_ASSIGN_OR_RETURN(report.ceilings, MeasureCeilingsOf(options));
+  }
   const auto begin = std::chrono::steady_clock::now();
   MOED_ASSIGN_OR_RETURN(std::unique_ptr<LocalEngineGroup> group,
                         LocalEngineGroup::Create(group_options));
@@ -68,9 +95,9 @@ absl::StatusOr<BenchReport> RunBench(const BenchOptions& options,
     report.engines.push_back(group->info(rank));
   }
   for (int32_t batch : options.batches) {
-    MOED_ASSIGN_OR_RETURN(BatchSamples samples,
+    MOED_ASSIGN_OR_RETURN(std::vector<TestSamples> tests,
                           RunBatch(*group, options, batch, group_options.config));
-    report.batches.push_back(std::move(samples));
+    std::move(tests.begin(), tests.end(), std::back_inserter(report.tests));
   }
   return report;
 }

@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <chrono>
-#include <random>
+#include <functional>
+#include <optional>
+#include <utility>
 
 #include "config/base/status_macros.h"
 
@@ -17,6 +19,7 @@ double SecondsSince(Clock::time_point begin) {
 
 void AddTimes(const StepTimes& from, double weight, StepTimes& to) {
   to.attention += weight * from.attention;
+  to.attention_kv += weight * from.attention_kv;
   to.route += weight * from.route;
   to.dispatch += weight * from.dispatch;
   to.dispatch_wait += weight * from.dispatch_wait;
@@ -52,135 +55,100 @@ double Balancedness(const std::vector<StepResult>& results) {
          (static_cast<double>(most) * static_cast<double>(results.size()));
 }
 
-/// Drives a group through one batch. Owned by RunBatch.
+/// Drives a group through the tests of one batch. Owned by RunBatch.
 class BatchRun {
  public:
   BatchRun(LocalEngineGroup& group, const BenchOptions& options, int32_t batch,
            const ModelConfig& config)
       : group_(group),
-        batch_(batch),
+        num_generated_tokens_(options.num_generated_tokens),
         config_(config),
-        rng_(options.seed),
-        num_computed_(batch, 0) {}
+        planner_(options, batch, static_cast<int32_t>(config.vocab_size)) {}
 
-  absl::StatusOr<PhaseSample> Prompt(int32_t num_prompt_tokens) {
-    std::fill(num_computed_.begin(), num_computed_.end(), 0);
-    return Phase(num_prompt_tokens);
-  }
+  void Restart(uint64_t seed) { planner_.Restart(seed); }
 
-  absl::StatusOr<PhaseSample> Generation(int32_t num_tokens) {
-    PhaseSample sum;
-    for (int32_t i = 0; i < num_tokens; ++i) {
-      MOED_ASSIGN_OR_RETURN(const PhaseSample step, Phase(num_computed_[0] + 1));
-      Accumulate(step, sum);
+  absl::StatusOr<TestSample> Run(BenchTest test) {
+    switch (test) {
+      case BenchTest::kPrefill:
+        return Steps([this] { return planner_.PlanPrompt(); });
+      case BenchTest::kMixed:
+        return Steps([this] { return planner_.PlanMixed(); });
+      case BenchTest::kGeneration:
+        break;
     }
-    return sum;
+    return Steps([this, num_left = num_generated_tokens_]() mutable -> std::optional<BenchStep> {
+      if (num_left-- <= 0) return std::nullopt;
+      return planner_.PlanGeneration();
+    });
   }
 
  private:
-  /// Steps until every sequence has `target` positions computed.
-  absl::StatusOr<PhaseSample> Phase(int32_t target) {
-    PhaseSample sample;
-    while (std::any_of(num_computed_.begin(), num_computed_.end(),
-                       [target](int32_t n) { return n < target; })) {
+  absl::StatusOr<TestSample> Steps(const std::function<std::optional<BenchStep>()>& plan) {
+    TestSample sample;
+    while (true) {
       const Clock::time_point begin = Clock::now();
-      const std::vector<StepPlan> plans = MakePlans(target, sample.num_tokens);
+      const std::optional<BenchStep> step = plan();
+      if (!step) break;
       const double plan_seconds = SecondsSince(begin);
-      MOED_ASSIGN_OR_RETURN(const std::vector<StepResult> results, group_.Execute(plans));
+      MOED_ASSIGN_OR_RETURN(const std::vector<StepResult> results, group_.Execute(step->plans));
       sample.seconds += SecondsSince(begin);
       sample.plan_seconds += plan_seconds;
+      sample.load += step->load;
       Observe(results, sample);
+    }
+    if (sample.num_steps > 0) {
+      sample.distinct_experts /= sample.num_steps;
+      sample.balancedness /= sample.num_steps;
     }
     return sample;
   }
 
-  std::vector<StepPlan> MakePlans(int32_t target, int64_t& num_tokens) {
-    std::vector<StepPlan> plans(group_.num_ranks());
-    std::vector<int32_t> tokens_per_rank(group_.num_ranks(), 0);
-    for (int32_t id = 0; id < batch_; ++id) {
-      const int32_t rank = id % group_.num_ranks();
-      const int32_t room = group_.info(rank).max_tokens_per_step - tokens_per_rank[rank];
-      const int32_t num_new = std::min(target - num_computed_[id], room);
-      if (num_new <= 0) continue;
-      plans[rank].slices.push_back(MakeSlice(id, num_new, target));
-      tokens_per_rank[rank] += num_new;
-      num_tokens += num_new;
-    }
-    for (StepPlan& plan : plans) {
-      plan.step_id = num_steps_;
-      plan.num_tokens_per_rank = tokens_per_rank;
-    }
-    ++num_steps_;
-    return plans;
-  }
-
-  Slice MakeSlice(int32_t id, int32_t num_new, int32_t target) {
-    Slice slice{.sequence_id = static_cast<uint64_t>(id), .start_position = num_computed_[id]};
-    std::uniform_int_distribution<int32_t> any_token(0,
-                                                     static_cast<int32_t>(config_.vocab_size) - 1);
-    for (int32_t i = 0; i < num_new; ++i) slice.token_ids.push_back(any_token(rng_));
-    num_computed_[id] += num_new;
-    // Each sequence has a fixed range of blocks, the same in every repetition.
-    const EngineInfo& info = group_.info(id % group_.num_ranks());
-    const int32_t blocks_per_sequence = info.num_blocks / info.max_sequences_per_step;
-    const int32_t first_block = id / group_.num_ranks() * blocks_per_sequence;
-    const int32_t num_blocks = (num_computed_[id] + info.block_size - 1) / info.block_size;
-    for (int32_t i = 0; i < num_blocks; ++i) slice.block_table.push_back(first_block + i);
-    if (num_computed_[id] == target) {
-      slice.sample = SampleRequest{.params = {.temperature = 0.0f}, .position = target};
-    }
-    return slice;
-  }
-
-  void Observe(const std::vector<StepResult>& results, PhaseSample& sample) const {
-    PhaseSample step{.num_steps = 1,
-                     .distinct_experts = DistinctExperts(results, config_),
-                     .balancedness = Balancedness(results)};
+  void Observe(const std::vector<StepResult>& results, TestSample& sample) const {
+    ++sample.num_steps;
+    sample.distinct_experts += DistinctExperts(results, config_);
+    sample.balancedness += Balancedness(results);
     for (const StepResult& result : results) {
-      AddTimes(result.times, 1.0 / static_cast<double>(results.size()), step.times);
+      AddTimes(result.times, 1.0 / static_cast<double>(results.size()), sample.times);
     }
-    Accumulate(step, sample);
-  }
-
-  static void Accumulate(const PhaseSample& from, PhaseSample& to) {
-    const double total_steps = to.num_steps + from.num_steps;
-    const auto weighted_mean = [&](double a, double b) {
-      return (a * to.num_steps + b * from.num_steps) / total_steps;
-    };
-    to.distinct_experts = weighted_mean(to.distinct_experts, from.distinct_experts);
-    to.balancedness = weighted_mean(to.balancedness, from.balancedness);
-    to.num_tokens += from.num_tokens;
-    to.num_steps += from.num_steps;
-    to.seconds += from.seconds;
-    to.plan_seconds += from.plan_seconds;
-    AddTimes(from.times, 1.0, to.times);
   }
 
   LocalEngineGroup& group_;
-  const int32_t batch_;
+  const int32_t num_generated_tokens_;
   const ModelConfig& config_;
-  std::mt19937_64 rng_;
-  uint64_t num_steps_ = 0;
-  std::vector<int32_t> num_computed_;  // [batch]
+  BenchPlanner planner_;
 };
+
+/// Touches all memory and wakes all threads without taking as long as a measured run.
+absl::Status WarmUp(LocalEngineGroup& group, BenchOptions options, int32_t batch,
+                    const ModelConfig& config) {
+  const int32_t per_sequence = std::max(1, MaxPromptTokensPerStep(options) / batch);
+  options.num_prompt_tokens = std::min(options.num_prompt_tokens, per_sequence);
+  options.num_generated_tokens = std::min(options.num_generated_tokens, 2);
+  BatchRun run(group, options, batch, config);
+  MOED_RETURN_IF_ERROR(run.Run(BenchTest::kPrefill).status());
+  return run.Run(BenchTest::kGeneration).status();
+}
 
 }  // namespace
 
-absl::StatusOr<BatchSamples> RunBatch(LocalEngineGroup& group, const BenchOptions& options,
-                                      int32_t batch, const ModelConfig& config) {
-  BatchRun run(group, options, batch, config);
-  MOED_RETURN_IF_ERROR(run.Prompt(std::min(options.num_prompt_tokens, 16)).status());
-  MOED_RETURN_IF_ERROR(run.Generation(std::min(options.num_generated_tokens, 2)).status());
-
-  BatchSamples samples{.batch = batch};
-  for (int32_t i = 0; i < options.num_repetitions; ++i) {
-    MOED_ASSIGN_OR_RETURN(const PhaseSample prompt, run.Prompt(options.num_prompt_tokens));
-    MOED_ASSIGN_OR_RETURN(const PhaseSample generation,
-                          run.Generation(options.num_generated_tokens));
-    samples.prompt.push_back(prompt);
-    samples.generation.push_back(generation);
+absl::StatusOr<std::vector<TestSamples>> RunBatch(LocalEngineGroup& group,
+                                                  const BenchOptions& options, int32_t batch,
+                                                  const ModelConfig& config) {
+  MOED_RETURN_IF_ERROR(WarmUp(group, options, batch, config));
+  std::vector<TestSamples> tests;
+  for (BenchTest test : {BenchTest::kPrefill, BenchTest::kGeneration, BenchTest::kMixed}) {
+    tests.push_back({.test = test, .batch = batch});
   }
-  return samples;
+  BatchRun run(group, options, batch, config);
+  for (int32_t i = 0; i < options.num_repetitions; ++i) {
+    run.Restart(options.seed + static_cast<uint64_t>(i));
+    for (TestSamples& test : tests) {
+      MOED_ASSIGN_OR_RETURN(TestSample sample, run.Run(test.test));
+      test.samples.push_back(std::move(sample));
+    }
+  }
+  std::erase_if(tests, [](const TestSamples& t) { return t.samples.front().num_steps == 0; });
+  return tests;
 }
 
 }  // namespace moed

@@ -4,15 +4,23 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "config/model_config.h"
 #include "engine/api/step.h"
 #include "engine/bench/bench_options.h"
+#include "engine/bench/bench_plan.h"
 #include "engine/runtime/local_engine_group.h"
 
 namespace moed {
 
-/// What one phase (prompt processing, or generation) of one repetition took.
-struct PhaseSample {
-  int64_t num_tokens = 0;
+enum class BenchTest : uint8_t {
+  kPrefill,     // the prompts of all sequences
+  kGeneration,  // one token of each sequence a step
+  kMixed,       // the same, and a chunk of one more prompt in the same step
+};
+
+/// What one test of one repetition took.
+struct TestSample {
+  StepLoad load;  // summed over the steps
   int32_t num_steps = 0;
   double seconds = 0;           // wall clock of all steps, planning included
   double plan_seconds = 0;      // of that, making the plans
@@ -21,16 +29,18 @@ struct PhaseSample {
   double balancedness = 0;      // mean / max rows per rank; mean over the steps
 };
 
-struct BatchSamples {
+struct TestSamples {
+  BenchTest test = BenchTest::kPrefill;
   int32_t batch = 0;
-  std::vector<PhaseSample> prompt;      // [num_repetitions]
-  std::vector<PhaseSample> generation;  // [num_repetitions]
+  std::vector<TestSample> samples;  // [num_repetitions]
 };
 
-/// Measures one batch size: every sequence has a prompt of its own, of random tokens, and then one
-/// random token a step (the sampled ones are thrown away: with random weights they would soon all
-/// be the same). One short unmeasured run comes first. Sequence i belongs to rank i % num_ranks.
-absl::StatusOr<BatchSamples> RunBatch(LocalEngineGroup& group, const BenchOptions& options,
-                                      int32_t batch, const ModelConfig& config);
+/// Measures one batch size: prompts of random tokens, then one random token a step for each
+/// sequence (the sampled ones are thrown away: with random weights they would soon all be the
+/// same), then, if asked for, decoding beside one more prompt. One unmeasured run comes first.
+/// Returns the tests that have steps.
+absl::StatusOr<std::vector<TestSamples>> RunBatch(LocalEngineGroup& group,
+                                                  const BenchOptions& options, int32_t batch,
+                                                  const ModelConfig& config);
 
 }  // namespace moed

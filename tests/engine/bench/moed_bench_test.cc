@@ -48,7 +48,7 @@ class MoedBenchTest : public ::testing::Test {
   }
 
   std::string DummyFlags() const {
-    return ModelFlags() + "--prompt 20 --generate 3 --repetitions 2 ";
+    return ModelFlags() + "--prompt 20 --generate 3 --repetitions 2 --no-ceilings ";
   }
 
   std::string ModelFlags() const {
@@ -65,18 +65,49 @@ TEST_F(MoedBenchTest, ReportsEveryBatchAsJson) {
   ASSERT_FALSE(report.is_discarded()) << output.text;
   EXPECT_EQ(report["num_ranks"], 2);
   EXPECT_EQ(report["engines"].size(), 2u);
-  EXPECT_THAT(report["transport"].get<std::string>(), HasSubstr("threads of one process"));
-  ASSERT_EQ(report["results"].size(), 2u);
-  const nlohmann::json& four = report["results"][1];
+  ASSERT_EQ(report["results"].size(), 4u);
+  const nlohmann::json& prefill = report["results"][2];
+  EXPECT_EQ(prefill["test"], "prefill");
+  EXPECT_EQ(prefill["tokens"], 4 * 20);
+  const nlohmann::json& four = report["results"][3];
+  EXPECT_EQ(four["test"], "generation");
   EXPECT_EQ(four["batch"], 4);
-  EXPECT_EQ(four["prompt"]["tokens"], 4 * 20);
-  EXPECT_EQ(four["generation"]["tokens"], 4 * 3);
-  EXPECT_EQ(four["generation"]["steps"], 3);
-  EXPECT_GT(four["generation"]["tokens_per_second"]["median"], 0.0);
-  EXPECT_GT(four["generation"]["stage_ms_per_step"]["experts"], 0.0);
-  const double distinct = four["generation"]["distinct_experts_per_layer"];
+  EXPECT_EQ(four["prompt"], 20);
+  EXPECT_EQ(four["shared_prompt"], false);
+  EXPECT_EQ(four["tokens"], 4 * 3);
+  EXPECT_EQ(four["steps"], 3);
+  ASSERT_EQ(four["samples"].size(), 2u);
+  EXPECT_DOUBLE_EQ(four["tokens_per_second"].get<double>(),
+                   (four["samples"][0].get<double>() + four["samples"][1].get<double>()) / 2);
+  EXPECT_GT(four["stage_ms_per_step"]["experts"], 0.0);
+  const double distinct = four["distinct_experts"];
   EXPECT_GE(distinct, 2.0);
   EXPECT_LE(distinct, 6.0);
+}
+
+TEST_F(MoedBenchTest, ComputesASharedPromptOnceOnEveryRank) {
+  const Output output = Run(DummyFlags() + "--batch 4 --ranks 2 --shared-prompt --json");
+  ASSERT_EQ(output.exit_code, 0) << output.text;
+  const nlohmann::json report = nlohmann::json::parse(output.text, nullptr, false);
+  ASSERT_FALSE(report.is_discarded()) << output.text;
+  EXPECT_EQ(report["results"][0]["shared_prompt"], true);
+  // One block of 16 on each rank, and the last 4 of 20 tokens for each sequence.
+  EXPECT_EQ(report["results"][0]["tokens"], 2 * 16 + 4 * 4);
+  EXPECT_EQ(report["results"][1]["tokens"], 4 * 3);
+}
+
+TEST_F(MoedBenchTest, ReportsBothRatesOfDecodingBesideAPrompt) {
+  const Output output = Run(DummyFlags() + "--batch 4 --mixed 8 --json");
+  ASSERT_EQ(output.exit_code, 0) << output.text;
+  const nlohmann::json report = nlohmann::json::parse(output.text, nullptr, false);
+  ASSERT_FALSE(report.is_discarded()) << output.text;
+  const nlohmann::json& mixed = report["results"][2];
+  EXPECT_EQ(mixed["test"], "mixed");
+  EXPECT_EQ(mixed["steps"], 3);  // of 8, 8 and 4 prompt tokens
+  EXPECT_EQ(mixed["tokens"], 20 + 3 * 4);
+  EXPECT_NEAR(mixed["prompt_tokens_per_second"].get<double>() /
+                  mixed["decoded_tokens_per_second"].get<double>(),
+              20.0 / 12, 1e-6);
 }
 
 TEST_F(MoedBenchTest, PrintsTablesForPeople) {
@@ -99,7 +130,7 @@ TEST_F(MoedBenchTest, ExitsWith2OnWrongUsage) {
 TEST_F(MoedBenchTest, NamesTheSupportedDtypes) {
   const Output output = Run(DummyFlags() + "--dtype fp8");
   EXPECT_EQ(output.exit_code, 2);
-  EXPECT_THAT(output.text, HasSubstr("expected bf16, f32, int8 or int4"));
+  EXPECT_THAT(output.text, HasSubstr("bf16, f32, int8 or int4"));
 }
 
 TEST_F(MoedBenchTest, ExitsWith1WhenTheModelCannotBeRead) {
