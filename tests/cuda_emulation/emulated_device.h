@@ -1,0 +1,20 @@
+#pragma once
+
+#include <cstddef>
+
+#include "cuda_runtime.h"
+
+/// What tests may ask of the emulated device, beside the CUDA calls of cuda_runtime.h.
+namespace cuda_emulation {
+
+/// The device has this much memory from now on (1 GiB at first).
+void SetMemoryLimit(size_t bytes);
+
+/// All calls report `error` from the next one on, as after a kernel that failed; cudaSuccess ends
+/// that.
+void SetStickyError(cudaError_t error);
+
+/// Kernels that have run so far.
+int NumKernelsRun();
+
+}  // namespace cuda_emulation
