@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "kernels/cpu/gemm_tile_inl.h"
 #include "kernels/cpu/kernel_table.h"
 
 /// The inner product on AVX-512 BF16's dot product instruction. Internal linkage throughout.
@@ -22,6 +23,7 @@ inline __m512bh BroadcastPair(const uint16_t* x, int64_t i) {
 }
 
 constexpr int kTileVecs = kPanelWidth / 16;
+static_assert(kTileVecs == kBlockVecs);
 
 /// One pair of k for R rows: acc += x pair . panel pair.
 template <int R, typename Broadcast>
@@ -34,18 +36,15 @@ inline void DotPair(const Broadcast& broadcast, const uint16_t* panel, __m512 (*
   }
 }
 
-// A few rows wait for memory: fetch this far ahead, across the panel's end into the next one.
-constexpr int64_t kPrefetchBytes = 4096;
-
 template <int R>
-inline void DotRows(const uint16_t* const* x, const uint16_t* panel, int64_t k, float* tile) {
-  __m512 acc[R][kTileVecs] = {};
+inline void DotRows(const uint16_t* const* x, const uint16_t* panel, int64_t k,
+                    const TileMode& mode, float* tile) {
+  __m512 acc[R][kTileVecs];
+  LoadTile<R>(tile, mode, acc);
+  LinePrefetch prefetch(mode, k / 2);
   int64_t i = 0;
   for (; i + 2 <= k; i += 2, panel += 2 * kPanelWidth) {
-    if constexpr (R <= 4) {
-      const char* ahead = reinterpret_cast<const char*>(panel) + kPrefetchBytes;
-      for (int line = 0; line < 4; ++line) _mm_prefetch(ahead + 64 * line, _MM_HINT_T0);
-    }
+    prefetch.Next();
     DotPair<R>([&](int r) { return BroadcastPair(x[r], i); }, panel, acc);
   }
   if (i < k) {  // the panel holds zeros beyond k, x something else
@@ -62,22 +61,23 @@ inline void DotRows(const uint16_t* const* x, const uint16_t* panel, int64_t k, 
 /// As VectorTile, for bf16 times bf16: 6 rows of 4 accumulators leave 8 registers for operands.
 struct Bf16Tile {
   static constexpr int kMaxRows = 6;
+  static constexpr int kPrefetchRows = 5;
 
   static void Compute(const uint16_t* const* x, int rows, const uint16_t* panel, int64_t k,
-                      float* tile) {
+                      float* tile, const TileMode& mode = {}) {
     switch (rows) {
       case 1:
-        return DotRows<1>(x, panel, k, tile);
+        return DotRows<1>(x, panel, k, mode, tile);
       case 2:
-        return DotRows<2>(x, panel, k, tile);
+        return DotRows<2>(x, panel, k, mode, tile);
       case 3:
-        return DotRows<3>(x, panel, k, tile);
+        return DotRows<3>(x, panel, k, mode, tile);
       case 4:
-        return DotRows<4>(x, panel, k, tile);
+        return DotRows<4>(x, panel, k, mode, tile);
       case 5:
-        return DotRows<5>(x, panel, k, tile);
+        return DotRows<5>(x, panel, k, mode, tile);
       case 6:
-        return DotRows<6>(x, panel, k, tile);
+        return DotRows<6>(x, panel, k, mode, tile);
     }
   }
 };

@@ -33,4 +33,14 @@ void CpuContext::ReserveScratch(int64_t bytes) {
   scratch_bytes_ = bytes;
 }
 
+void* CpuContext::ReserveShared(int64_t bytes) {
+  if (bytes > shared_bytes_) {
+    shared_.reset();
+    shared_ = AllocateAligned(bytes);
+    MOED_CHECK(shared_ != nullptr);
+    shared_bytes_ = bytes;
+  }
+  return shared_.get();
+}
+
 }  // namespace moed::kernels::cpu

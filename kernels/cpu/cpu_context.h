@@ -33,6 +33,9 @@ class CpuContext {
   /// Makes Scratch(thread) at least `bytes` large for every thread. Aborts when memory is short:
   /// scratch is some hundred kilobytes.
   void ReserveScratch(int64_t bytes);
+  /// Memory that all threads of an op share, at least `bytes`, 64-byte aligned; what was in it is
+  /// lost. Aborts when memory is short: it is some megabytes.
+  void* ReserveShared(int64_t bytes);
   void* Scratch(int thread) { return scratch_[thread].get(); }
 
  private:
@@ -41,6 +44,8 @@ class CpuContext {
   const std::unique_ptr<ThreadPool> pool_;
   std::vector<AlignedMemory> scratch_;  // one per thread
   int64_t scratch_bytes_ = 0;
+  AlignedMemory shared_;
+  int64_t shared_bytes_ = 0;
 };
 
 }  // namespace moed::kernels::cpu

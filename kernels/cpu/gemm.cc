@@ -3,19 +3,32 @@
 
 #include "config/base/check.h"
 #include "kernels/cpu/ops.h"
+#include "kernels/cpu/quantized_rows.h"
 
 namespace moed::kernels::cpu {
 namespace {
-
-// Rows of one task: many enough that a panel is read from memory seldom, few enough to share out.
-constexpr int64_t kRowsPerTask = 96;
 
 using GemmFunction = void (*)(const GemmTask&);
 
 GemmFunction FunctionFor(const CpuContext& context, const PackedPanels& panels) {
   const GemmKernels& gemm = *context.kernels().gemm;
-  if (context.activation_dtype() == DType::kBF16) return gemm.bf16;
-  return panels.dtype == DType::kBF16 ? gemm.f32_bf16 : gemm.f32_f32;
+  switch (panels.format) {
+    case PanelFormat::kInt8:
+      return context.kernels().int_gemm->int8;
+    case PanelFormat::kInt4:
+      return context.kernels().int_gemm->int4;
+    case PanelFormat::kBf16:
+      return context.activation_dtype() == DType::kBF16 ? gemm.bf16 : gemm.f32_bf16;
+    case PanelFormat::kF32:
+      return gemm.f32_f32;
+  }
+  return nullptr;
+}
+
+/// The rows of x as the kernels for `panels` want them.
+const void* RowsFor(CpuContext& context, const TensorView& x, const PackedPanels& panels) {
+  const int32_t offset = WeightOffset(panels.format);
+  return offset == 0 ? x.data : QuantizeRows(context, x, offset);
 }
 
 /// Some products of one shape: rows [offsets[m], offsets[m + 1]) times matrix m, for each m.
@@ -28,34 +41,67 @@ struct GroupedGemm {
   GemmTask task;             // what all tasks have in common
 };
 
-/// Tasks are (matrix, panel, rows) in that order, so that a panel's tasks are neighbours and find
-/// it in cache. Which thread takes which cannot matter: every output element belongs to one task.
-void Run(CpuContext& context, const GroupedGemm& gemm) {
-  const int64_t num_panels = gemm.panels->panels_per_matrix;
-  const size_t num_matrices = gemm.offsets.size() - 1;
-  std::vector<int64_t> first_task(num_matrices + 1, 0);
-  for (size_t m = 0; m < num_matrices; ++m) {
-    const int64_t rows = gemm.offsets[m + 1] - gemm.offsets[m];
-    MOED_CHECK(rows >= 0);
-    first_task[m + 1] = first_task[m] + (rows + kRowsPerTask - 1) / kRowsPerTask * num_panels;
+/// A grouped GEMM cut into tasks: (matrix, panel, chunk of rows) in that order, so that a panel's
+/// tasks are neighbours and find it in cache.
+class GemmTasks {
+ public:
+  explicit GemmTasks(const GroupedGemm& gemm) : gemm_(gemm), first_task_(gemm.offsets.size(), 0) {
+    for (size_t m = 0; m + 1 < gemm.offsets.size(); ++m) {
+      MOED_CHECK(Rows(m) >= 0);
+      first_task_[m + 1] = first_task_[m] + Chunks(m) * gemm.panels->panels_per_matrix;
+    }
   }
-  const GemmFunction run = FunctionFor(context, *gemm.panels);
-  context.pool().ParallelFor(first_task.back(), [&](int64_t i, int) {
-    const auto next = std::upper_bound(first_task.begin(), first_task.end(), i);
-    const int64_t m = next - first_task.begin() - 1;
-    const int64_t chunks = (first_task[m + 1] - first_task[m]) / num_panels;
-    const int64_t panel = (i - first_task[m]) / chunks;
-    const int64_t chunk = (i - first_task[m]) % chunks;
-    GemmTask task = gemm.task;
-    task.row_begin = gemm.offsets[m] + chunk * kRowsPerTask;
-    task.row_end = std::min<int64_t>(task.row_begin + kRowsPerTask, gemm.offsets[m + 1]);
-    task.panel = gemm.panels->Panel(m, panel);
-    task.bias = gemm.linear == nullptr ? nullptr : gemm.linear->PanelBias(panel);
-    task.out_col = panel * gemm.features_per_panel;
+
+  int64_t size() const { return first_task_.back(); }
+
+  GemmTask At(int64_t i) const {
+    const Place place = PlaceOf(i);
+    const int64_t rows = Rows(place.matrix), chunks = Chunks(place.matrix);
+    GemmTask task = gemm_.task;
+    task.row_begin = gemm_.offsets[place.matrix] + rows * place.chunk / chunks;
+    task.row_end = gemm_.offsets[place.matrix] + rows * (place.chunk + 1) / chunks;
+    task.panel = gemm_.panels->Panel(place.matrix, place.panel);
+    task.bias = gemm_.linear == nullptr ? nullptr : gemm_.linear->PanelBias(place.panel);
+    task.out_col = place.panel * gemm_.features_per_panel;
     task.num_cols = static_cast<int32_t>(
-        std::min<int64_t>(gemm.features_per_panel, gemm.num_features - task.out_col));
-    run(task);
-  });
+        std::min<int64_t>(gemm_.features_per_panel, gemm_.num_features - task.out_col));
+    // The chunks of a panel fetch the next panel together.
+    const int64_t next = i - place.chunk + chunks;
+    if (next < size()) {
+      const Place next_place = PlaceOf(next);
+      task.next_bytes = gemm_.panels->panel_bytes / chunks;
+      task.next =
+          gemm_.panels->Panel(next_place.matrix, next_place.panel) + place.chunk * task.next_bytes;
+    }
+    return task;
+  }
+
+ private:
+  struct Place {
+    int64_t matrix;
+    int64_t panel;
+    int64_t chunk;
+  };
+
+  int64_t Rows(int64_t m) const { return gemm_.offsets[m + 1] - gemm_.offsets[m]; }
+  int64_t Chunks(int64_t m) const { return (Rows(m) + kMaxTaskRows - 1) / kMaxTaskRows; }
+
+  Place PlaceOf(int64_t i) const {
+    const auto next = std::upper_bound(first_task_.begin(), first_task_.end(), i);
+    const int64_t m = next - first_task_.begin() - 1;
+    const int64_t chunks = Chunks(m);
+    return {m, (i - first_task_[m]) / chunks, (i - first_task_[m]) % chunks};
+  }
+
+  const GroupedGemm& gemm_;
+  std::vector<int64_t> first_task_;  // [matrices + 1]
+};
+
+/// Which thread takes which task cannot matter: every output element belongs to one.
+void Run(CpuContext& context, const GroupedGemm& gemm) {
+  const GemmTasks tasks(gemm);
+  const GemmFunction run = FunctionFor(context, *gemm.panels);
+  context.pool().ParallelFor(tasks.size(), [&](int64_t i, int) { run(tasks.At(i)); });
 }
 
 }  // namespace
@@ -68,7 +114,7 @@ void Linear(CpuContext& context, const LinearParams& params) {
                 .offsets = offsets,
                 .features_per_panel = kPanelWidth,
                 .num_features = weights.out_features(),
-                .task = {.x = params.x.data,
+                .task = {.x = RowsFor(context, params.x, weights.panels()),
                          .k = weights.in_features(),
                          .epilogue = params.accumulate ? Epilogue::kAccumulate : Epilogue::kStore,
                          .out = params.out.data,
@@ -82,7 +128,7 @@ void ExpertsGateUp(CpuContext& context, const ExpertsGateUpParams& params) {
                 .offsets = params.expert_offsets,
                 .features_per_panel = kGateWidth,
                 .num_features = experts.intermediate_size(),
-                .task = {.x = params.x.data,
+                .task = {.x = RowsFor(context, params.x, experts.gate_up()),
                          .x_row = params.x_row,
                          .k = experts.hidden_size(),
                          .epilogue = Epilogue::kSwiGlu,
@@ -96,7 +142,7 @@ void ExpertsDown(CpuContext& context, const ExpertsDownParams& params) {
                 .offsets = params.expert_offsets,
                 .features_per_panel = kPanelWidth,
                 .num_features = experts.hidden_size(),
-                .task = {.x = params.x.data,
+                .task = {.x = RowsFor(context, params.x, experts.down()),
                          .k = experts.intermediate_size(),
                          .epilogue = Epilogue::kRound,
                          .out = params.out.data,

@@ -59,23 +59,71 @@ inline void FinishRow(const float* y, const GemmTask& task, int64_t row) {
   }
 }
 
-/// The rows are cut into tiles of nearly equal height: 32 rows are 6+6+5+5+5+5, not 5 * 6 + 2.
+// A panel that is read once per tile of rows is walked in blocks of so many k, which stay in cache.
+constexpr int64_t kBlockK = 2048;
+
+/// One tile of a task's rows over a part of k.
+struct TilePart {
+  int64_t row = 0;  // of the task's x and out
+  int rows = 0;
+  int64_t k_begin = 0;
+  int64_t k_end = 0;
+  float* y = nullptr;  // [rows, 64]
+  TileMode mode;
+};
+
+/// Rows of a tile.
+struct TileRows {
+  int most = 0;
+  // From so many rows on the next panel is fetched while this one is computed. Fewer rows do so
+  // little with a panel that the hardware's own prefetcher alone reads memory faster.
+  int prefetch = 0;
+};
+
+/// Cuts a task into parts: compute(TilePart) for each, finish(y, row) for each row when its sum is
+/// complete. Rows are cut into tiles of nearly equal height: 32 rows are 6+6+5+5+5+5, not 5 * 6
+/// + 2.
+template <typename Compute, typename Finish>
+void ForEachTile(const GemmTask& task, const TileRows& limits, const Compute& compute,
+                 const Finish& finish) {
+  alignas(64) float y[kMaxTaskRows * kPanelWidth];
+  const int64_t rows = task.row_end - task.row_begin;
+  const int64_t tiles = (rows + limits.most - 1) / limits.most;
+  const int64_t blocks = tiles == 1 ? 1 : (task.k + kBlockK - 1) / kBlockK;
+  const int64_t part_bytes = rows < limits.prefetch ? 0 : task.next_bytes / (tiles * blocks);
+  TilePart part;
+  part.mode = {.ahead = task.next, .ahead_bytes = part_bytes};
+  for (int64_t block = 0; block < blocks; ++block) {
+    part.k_begin = block * kBlockK;
+    part.k_end = block + 1 == blocks ? task.k : part.k_begin + kBlockK;
+    part.mode.add = block > 0;
+    int64_t row = 0;
+    for (int64_t tile = 0; tile < tiles; ++tile, row += part.rows) {
+      part.row = task.row_begin + row;
+      part.rows = static_cast<int>((rows - row + tiles - tile - 1) / (tiles - tile));
+      part.y = blocks == 1 ? y : y + row * kPanelWidth;
+      compute(part);
+      part.mode.ahead += part_bytes;
+      if (block + 1 < blocks) continue;
+      for (int r = 0; r < part.rows; ++r) finish(part.y + r * kPanelWidth, part.row + r);
+    }
+  }
+}
+
 template <typename Tile, typename X, typename W>
 void RunGemm(const GemmTask& task) {
-  alignas(64) float y[Tile::kMaxRows * kPanelWidth];
   const X* x = static_cast<const X*>(task.x);
-  int64_t tiles = (task.row_end - task.row_begin + Tile::kMaxRows - 1) / Tile::kMaxRows;
-  for (int64_t row = task.row_begin; row < task.row_end; --tiles) {
-    const int rows = static_cast<int>((task.row_end - row + tiles - 1) / tiles);
+  const auto compute = [&](const TilePart& part) {
     const X* x_rows[Tile::kMaxRows] = {};
-    for (int r = 0; r < rows; ++r) {
-      const int64_t x_row = task.x_row == nullptr ? row + r : task.x_row[row + r];
-      x_rows[r] = x + x_row * task.k;
+    for (int r = 0; r < part.rows; ++r) {
+      const int64_t row = part.row + r;
+      x_rows[r] = x + (task.x_row == nullptr ? row : task.x_row[row]) * task.k + part.k_begin;
     }
-    Tile::Compute(x_rows, rows, static_cast<const W*>(task.panel), task.k, y);
-    for (int r = 0; r < rows; ++r) FinishRow<X>(y + r * kPanelWidth, task, row + r);
-    row += rows;
-  }
+    const W* panel = static_cast<const W*>(task.panel) + part.k_begin * kPanelWidth;
+    Tile::Compute(x_rows, part.rows, panel, part.k_end - part.k_begin, part.y, part.mode);
+  };
+  ForEachTile(task, {Tile::kMaxRows, Tile::kPrefetchRows}, compute,
+              [&](const float* y, int64_t row) { FinishRow<X>(y, task, row); });
 }
 
 }  // namespace

@@ -14,7 +14,8 @@ bool HasAvx512() {
   return HasAvx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
 }
-bool HasAvx512Bf16() { return HasAvx512() && __builtin_cpu_supports("avx512bf16"); }
+bool HasAvx512Vnni() { return HasAvx512() && __builtin_cpu_supports("avx512vnni"); }
+bool HasAvx512Bf16() { return HasAvx512Vnni() && __builtin_cpu_supports("avx512bf16"); }
 #endif
 
 }  // namespace
@@ -23,12 +24,22 @@ std::vector<KernelTable> AvailableInstructionSets() {
   std::vector<KernelTable> sets;
 #if defined(MOED_X86_KERNELS)
   if (HasAvx512Bf16()) {
-    sets.push_back({"avx512_bf16", &kGemmAvx512Bf16, &kAttentionAvx512Bf16, &kRowsAvx512});
+    sets.push_back({"avx512_bf16", &kGemmAvx512Bf16, &kIntGemmAvx512Vnni, &kAttentionAvx512Bf16,
+                    &kRowsAvx512});
   }
-  if (HasAvx512()) sets.push_back({"avx512", &kGemmAvx512, &kAttentionAvx512, &kRowsAvx512});
-  if (HasAvx2()) sets.push_back({"avx2", &kGemmAvx2, &kAttentionAvx2, &kRowsAvx2});
+  if (HasAvx512Vnni()) {
+    sets.push_back(
+        {"avx512_vnni", &kGemmAvx512, &kIntGemmAvx512Vnni, &kAttentionAvx512, &kRowsAvx512});
+  }
+  if (HasAvx512()) {
+    sets.push_back({"avx512", &kGemmAvx512, &kIntGemmAvx512, &kAttentionAvx512, &kRowsAvx512});
+  }
+  if (HasAvx2()) {
+    sets.push_back({"avx2", &kGemmAvx2, &kIntGemmAvx2, &kAttentionAvx2, &kRowsAvx2});
+  }
 #endif
-  sets.push_back({"portable", &kGemmPortable, &kAttentionPortable, &kRowsPortable});
+  sets.push_back(
+      {"portable", &kGemmPortable, &kIntGemmPortable, &kAttentionPortable, &kRowsPortable});
   return sets;
 }
 

@@ -17,6 +17,30 @@ inline constexpr int kGateWidth = kPanelWidth / 2;
 // panel.
 inline constexpr int kKeyTile = kPanelWidth;
 
+// Integer weights, and the activations that meet them, have one scale for this many neighbours
+// along K. A panel of them is two strips of half the columns each; a strip is [ceil(k / 32)] of
+// scales bf16 [32] and values: bytes q + 128 [8, 32, 4] (column, then 4 neighbours of k), or
+// nibbles q + 8 [4, 32, 4] whose lower halves are the k of bytes [2 i, ., .] and whose upper halves
+// are those of [2 i + 1, ., .].
+inline constexpr int kGroup = 32;
+inline constexpr int kStripWidth = kPanelWidth / 2;
+inline constexpr int64_t kStripScaleBytes = 2 * kStripWidth;
+inline constexpr int64_t kInt8GroupBytes = kStripScaleBytes + kGroup * kStripWidth;
+inline constexpr int64_t kInt4GroupBytes = kStripScaleBytes + kGroup * kStripWidth / 2;
+
+/// What a quantised row of activations says of each group, behind the [groups, 32] values of the
+/// row.
+struct GroupInfo {
+  float scale;           // x = scale * q; NaN if a value of the group is infinite or NaN
+  int32_t minus_offset;  // -(sum of q) times what integer weights are stored with too much
+};
+
+inline constexpr int64_t NumGroups(int64_t k) { return (k + kGroup - 1) / kGroup; }
+/// Bytes of a quantised row.
+inline constexpr int64_t QuantizedRowBytes(int64_t k) {
+  return (NumGroups(k) * (kGroup + int64_t{sizeof(GroupInfo)}) + 63) / 64 * 64;
+}
+
 enum class Epilogue : uint8_t {
   kStore,       // out f32 = y + bias
   kAccumulate,  // out f32 += scale * (y + bias)
@@ -24,14 +48,20 @@ enum class Epilogue : uint8_t {
   kSwiGlu,      // out activation dtype = silu(gate) * up, of a gate and up panel
 };
 
-/// Some rows of x times one panel of weights.
+// A task of a GEMM has at most this many rows.
+inline constexpr int kMaxTaskRows = 96;
+
+/// At most kMaxTaskRows rows of x times one panel of weights.
 struct GemmTask {
-  const void* x = nullptr;         // activation dtype, [*, k]
+  const void* x = nullptr;         // activation dtype [*, k], or quantised rows
   const int32_t* x_row = nullptr;  // row of x for each row, or null: row i is x row i
   int64_t row_begin = 0;
   int64_t row_end = 0;
   int64_t k = 0;
-  const void* panel = nullptr;  // bf16 [ceil(k / 2), 64, 2], or f32 [k, 64]
+  const void* panel = nullptr;  // bf16 [ceil(k / 2), 64, 2], f32 [k, 64], or two strips
+  // Weights that this thread will want next: fetched into cache on the way. May be none.
+  const char* next = nullptr;
+  int64_t next_bytes = 0;
   const float* bias = nullptr;  // [64] or null; only kStore and kAccumulate
   Epilogue epilogue = Epilogue::kStore;
   void* out = nullptr;               // [*, out_stride]
@@ -46,6 +76,16 @@ struct GemmKernels {
   void (*bf16)(const GemmTask& task);      // bf16 activations, bf16 weights
   void (*f32_bf16)(const GemmTask& task);  // f32 activations, bf16 weights
   void (*f32_f32)(const GemmTask& task);   // f32 activations, f32 weights
+};
+
+/// Products of quantised activations and integer weights, with bf16 results. Sums of a group are
+/// exact; groups are summed in ascending order in f32.
+struct IntGemmKernels {
+  void (*int8)(const GemmTask& task);
+  void (*int4)(const GemmTask& task);
+  /// x bf16 [k] -> QuantizedRowBytes(k) at out, rounded to nearest; weights are stored with
+  /// `weight_offset` too much.
+  void (*quantize)(const uint16_t* x, int64_t k, int32_t weight_offset, void* out);
 };
 
 // A task of attention has at most this many query vectors (rows times query heads), unless one row
@@ -102,6 +142,7 @@ struct RowKernels {
 struct KernelTable {
   const char* name = nullptr;
   const GemmKernels* gemm = nullptr;
+  const IntGemmKernels* int_gemm = nullptr;
   const AttentionKernels* attention = nullptr;
   const RowKernels* rows = nullptr;
 };
@@ -110,6 +151,10 @@ extern const GemmKernels kGemmPortable;
 extern const GemmKernels kGemmAvx2;
 extern const GemmKernels kGemmAvx512;
 extern const GemmKernels kGemmAvx512Bf16;
+extern const IntGemmKernels kIntGemmPortable;
+extern const IntGemmKernels kIntGemmAvx2;
+extern const IntGemmKernels kIntGemmAvx512;
+extern const IntGemmKernels kIntGemmAvx512Vnni;
 extern const AttentionKernels kAttentionPortable;
 extern const AttentionKernels kAttentionAvx2;
 extern const AttentionKernels kAttentionAvx512;

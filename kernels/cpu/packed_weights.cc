@@ -10,7 +10,6 @@
 #include "absl/strings/str_cat.h"
 #include "config/base/checked_math.h"
 #include "config/base/status_macros.h"
-#include "kernels/cpu/float_convert.h"
 
 namespace moed::kernels::cpu {
 namespace {
@@ -18,72 +17,12 @@ namespace {
 constexpr int64_t kMaxDimension = int64_t{1} << 31;
 constexpr uint64_t kMaxBytes = uint64_t{1} << 46;
 
-/// One row of a source matrix; no data stands for a row of zeros.
-struct SourceRow {
-  const char* data = nullptr;
-  DType dtype = DType::kBF16;
-};
-
 int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-float ReadFloat(const SourceRow& row, int64_t i) {
-  if (row.data == nullptr) return 0.0f;
-  if (row.dtype == DType::kF32) {
-    float x;
-    std::memcpy(&x, row.data + 4 * i, sizeof(x));
-    return x;
-  }
-  uint16_t bits;
-  std::memcpy(&bits, row.data + 2 * i, sizeof(bits));
-  return row.dtype == DType::kBF16 ? Bf16ToFloat(bits) : F16ToFloat(bits);
-}
-
-uint16_t ReadBf16(const SourceRow& row, int64_t i) {
-  if (row.data == nullptr) return 0;
-  if (row.dtype != DType::kBF16) return FloatToBf16(ReadFloat(row, i));
-  uint16_t bits;
-  std::memcpy(&bits, row.data + 2 * i, sizeof(bits));
-  return bits;
-}
-
-// Each source row is read a few cache lines at a time, so that 64 of them and the panel stay in
-// L1/L2.
-constexpr int64_t kPackStep = 64;
-
-/// Elements [begin, end) of a row into column c of a panel of pairs; begin is even.
-void PackBf16Column(const SourceRow& row, int64_t begin, int64_t end, uint16_t* column) {
-  int64_t i = begin;
-  if (row.dtype == DType::kBF16 && row.data != nullptr) {  // pairs as they are
-    for (; i + 2 <= end; i += 2) {
-      std::memcpy(column + i * kPanelWidth, row.data + 2 * i, 2 * sizeof(uint16_t));
-    }
-  }
-  for (; i < end; i += 2) {
-    column[i * kPanelWidth] = ReadBf16(row, i);
-    column[i * kPanelWidth + 1] = i + 1 < end ? ReadBf16(row, i + 1) : uint16_t{0};
-  }
-}
-
-void PackBf16Panel(const SourceRow* rows, int64_t k, uint16_t* panel) {
-  for (int64_t begin = 0; begin < k; begin += kPackStep) {
-    const int64_t end = std::min(begin + kPackStep, k);
-    for (int c = 0; c < kPanelWidth; ++c) PackBf16Column(rows[c], begin, end, panel + 2 * c);
-  }
-}
-
-void PackF32Panel(const SourceRow* rows, int64_t k, float* panel) {
-  for (int64_t begin = 0; begin < k; begin += kPackStep) {
-    const int64_t end = std::min(begin + kPackStep, k);
-    for (int c = 0; c < kPanelWidth; ++c) {
-      for (int64_t i = begin; i < end; ++i) panel[i * kPanelWidth + c] = ReadFloat(rows[c], i);
-    }
-  }
-}
-
 absl::Status CheckFormat(const CpuContext& context, WeightFormat format) {
-  if (format == WeightFormat::kStored) return absl::OkStatus();
-  if (context.activation_dtype() == DType::kBF16)
-    return absl::UnimplementedError("integer weights");
+  if (format == WeightFormat::kStored || context.activation_dtype() == DType::kBF16) {
+    return absl::OkStatus();
+  }
   return absl::InvalidArgumentError("packing weights: integer formats need bf16 activations");
 }
 
@@ -117,21 +56,24 @@ SourceRow RowOf(const HostMatrix& m, int64_t row) {
 }
 
 /// A bf16 backend rounds to bf16; an f32 one keeps what is stored, exactly.
-DType PackedDType(const CpuContext& context, bool all_bf16) {
-  return context.activation_dtype() == DType::kBF16 || all_bf16 ? DType::kBF16 : DType::kF32;
+PanelFormat FormatOfPanels(const CpuContext& context, WeightFormat format, bool all_bf16) {
+  if (format == WeightFormat::kInt8) return PanelFormat::kInt8;
+  if (format == WeightFormat::kInt4) return PanelFormat::kInt4;
+  return context.activation_dtype() == DType::kBF16 || all_bf16 ? PanelFormat::kBf16
+                                                                : PanelFormat::kF32;
 }
 
 struct PanelShape {
-  DType dtype;
+  PanelFormat format;
   int64_t k;
   int64_t num_matrices;
   int64_t panels_per_matrix;
 };
 
 absl::StatusOr<PackedPanels> AllocatePanels(const PanelShape& shape) {
-  PackedPanels p{.dtype = shape.dtype, .k = shape.k, .panels_per_matrix = shape.panels_per_matrix};
-  const int64_t padded_k = shape.dtype == DType::kBF16 ? CeilDiv(shape.k, 2) * 2 : shape.k;
-  p.panel_bytes = padded_k * kPanelWidth * static_cast<int64_t>(SizeBytes(shape.dtype));
+  PackedPanels p{
+      .format = shape.format, .k = shape.k, .panels_per_matrix = shape.panels_per_matrix};
+  p.panel_bytes = PanelBytes(shape.format, shape.k);
   const auto panels = CheckedMul(shape.num_matrices, shape.panels_per_matrix);
   const auto bytes = panels ? CheckedMul(*panels, p.panel_bytes) : std::nullopt;
   if (bytes && *bytes <= kMaxBytes) {
@@ -153,12 +95,7 @@ void PackPanels(CpuContext& context, int64_t num_matrices, PackedPanels& p,
   context.pool().ParallelFor(num_matrices * p.panels_per_matrix, [&](int64_t i, int) {
     SourceRow rows[kPanelWidth];
     rows_of_panel(i / p.panels_per_matrix, i % p.panels_per_matrix, rows);
-    void* panel = static_cast<char*>(p.memory.get()) + i * p.panel_bytes;
-    if (p.dtype == DType::kBF16) {
-      PackBf16Panel(rows, p.k, static_cast<uint16_t*>(panel));
-    } else {
-      PackF32Panel(rows, p.k, static_cast<float*>(panel));
-    }
+    PackPanel(p.format, rows, p.k, static_cast<char*>(p.memory.get()) + i * p.panel_bytes);
   });
 }
 
@@ -187,15 +124,15 @@ absl::Status CheckExperts(std::span<const ExpertSource> experts) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<PackedPanels> PackGateUp(CpuContext& context,
-                                        std::span<const ExpertSource> experts) {
+absl::StatusOr<PackedPanels> PackGateUp(CpuContext& context, std::span<const ExpertSource> experts,
+                                        WeightFormat format) {
   const int64_t num_experts = static_cast<int64_t>(experts.size());
   const int64_t width = experts[0].gate.rows;
   const bool all_bf16 = std::all_of(experts.begin(), experts.end(), [](const ExpertSource& e) {
     return e.gate.dtype == DType::kBF16 && e.up.dtype == DType::kBF16;
   });
   MOED_ASSIGN_OR_RETURN(PackedPanels panels,
-                        AllocatePanels({.dtype = PackedDType(context, all_bf16),
+                        AllocatePanels({.format = FormatOfPanels(context, format, all_bf16),
                                         .k = experts[0].gate.cols,
                                         .num_matrices = num_experts,
                                         .panels_per_matrix = CeilDiv(width, kGateWidth)}));
@@ -210,14 +147,15 @@ absl::StatusOr<PackedPanels> PackGateUp(CpuContext& context,
   return panels;
 }
 
-absl::StatusOr<PackedPanels> PackDown(CpuContext& context, std::span<const ExpertSource> experts) {
+absl::StatusOr<PackedPanels> PackDown(CpuContext& context, std::span<const ExpertSource> experts,
+                                      WeightFormat format) {
   const int64_t num_experts = static_cast<int64_t>(experts.size());
   const int64_t width = experts[0].down.rows;
   const bool all_bf16 = std::all_of(experts.begin(), experts.end(), [](const ExpertSource& e) {
     return e.down.dtype == DType::kBF16;
   });
   MOED_ASSIGN_OR_RETURN(PackedPanels panels,
-                        AllocatePanels({.dtype = PackedDType(context, all_bf16),
+                        AllocatePanels({.format = FormatOfPanels(context, format, all_bf16),
                                         .k = experts[0].down.cols,
                                         .num_matrices = num_experts,
                                         .panels_per_matrix = CeilDiv(width, kPanelWidth)}));
@@ -233,17 +171,12 @@ absl::StatusOr<PackedPanels> PackDown(CpuContext& context, std::span<const Exper
 }  // namespace
 
 void PackedLinear::CopyRow(int64_t feature, float scale, float* out) const {
-  const char* panel = panels_.Panel(0, feature / kPanelWidth);
-  const int64_t c = feature % kPanelWidth;
-  if (panels_.dtype == DType::kF32) {
-    const float* w = reinterpret_cast<const float*>(panel) + c;
-    for (int64_t i = 0; i < panels_.k; ++i) out[i] = scale * w[i * kPanelWidth];
-    return;
-  }
-  const uint16_t* w = reinterpret_cast<const uint16_t*>(panel) + 2 * c;
-  for (int64_t i = 0; i < panels_.k; ++i) {
-    out[i] = scale * Bf16ToFloat(w[(i & ~int64_t{1}) * kPanelWidth + (i & 1)]);
-  }
+  UnpackPanelColumn({.format = panels_.format,
+                     .panel = panels_.Panel(0, feature / kPanelWidth),
+                     .k = panels_.k,
+                     .c = static_cast<int>(feature % kPanelWidth),
+                     .scale = scale},
+                    out);
 }
 
 absl::StatusOr<std::unique_ptr<LinearWeights>> PackLinear(CpuContext& context,
@@ -262,7 +195,7 @@ absl::StatusOr<std::unique_ptr<LinearWeights>> PackLinear(CpuContext& context,
   const int64_t out_features = static_cast<int64_t>(sources.size());
   MOED_ASSIGN_OR_RETURN(AlignedMemory packed_bias, PackBias(bias, out_features));
   MOED_ASSIGN_OR_RETURN(PackedPanels panels,
-                        AllocatePanels({.dtype = PackedDType(context, all_bf16),
+                        AllocatePanels({.format = FormatOfPanels(context, format, all_bf16),
                                         .k = stacked[0].cols,
                                         .num_matrices = 1,
                                         .panels_per_matrix = CeilDiv(out_features, kPanelWidth)}));
@@ -279,8 +212,8 @@ absl::StatusOr<std::unique_ptr<ExpertWeights>> PackExperts(CpuContext& context,
                                                            WeightFormat format) {
   MOED_RETURN_IF_ERROR(CheckFormat(context, format));
   MOED_RETURN_IF_ERROR(CheckExperts(experts));
-  MOED_ASSIGN_OR_RETURN(PackedPanels gate_up, PackGateUp(context, experts));
-  MOED_ASSIGN_OR_RETURN(PackedPanels down, PackDown(context, experts));
+  MOED_ASSIGN_OR_RETURN(PackedPanels gate_up, PackGateUp(context, experts, format));
+  MOED_ASSIGN_OR_RETURN(PackedPanels down, PackDown(context, experts, format));
   return std::make_unique<PackedExperts>(experts.size(), std::move(gate_up), std::move(down));
 }
 

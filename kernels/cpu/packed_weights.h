@@ -7,17 +7,17 @@
 #include "absl/status/statusor.h"
 #include "kernels/cpu/aligned_buffer.h"
 #include "kernels/cpu/cpu_context.h"
+#include "kernels/cpu/panel_packing.h"
 #include "kernels/params.h"
 
 namespace moed::kernels::cpu {
 
 /// Equal matrices [num_features, k] as panels of 64 features, one layout for all instruction sets.
 ///
-/// A panel is bf16 [ceil(k / 2), 64, 2] (two neighbours of a row side by side, as the bf16 dot
-/// product wants them) or f32 [k, 64]; what is beyond k and the last feature is zero. Immutable
-/// once packed.
+/// See kernel_table.h for the layouts of a panel; what is beyond k and the last feature is zero.
+/// Immutable once packed.
 struct PackedPanels {
-  DType dtype = DType::kBF16;  // kBF16 or kF32
+  PanelFormat format = PanelFormat::kBf16;
   int64_t k = 0;
   int64_t panels_per_matrix = 0;
   int64_t panel_bytes = 0;

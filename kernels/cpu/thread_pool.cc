@@ -7,6 +7,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "config/base/check.h"
 
 namespace moed::kernels::cpu {
 namespace {
@@ -67,7 +68,8 @@ absl::StatusOr<std::unique_ptr<ThreadPool>> ThreadPool::Create(int num_threads,
   return std::unique_ptr<ThreadPool>(new ThreadPool(num_threads, std::move(cpus)));
 }
 
-ThreadPool::ThreadPool(int num_threads, std::vector<int> cpus) : cpus_(std::move(cpus)) {
+ThreadPool::ThreadPool(int num_threads, std::vector<int> cpus)
+    : cpus_(std::move(cpus)), ranges_(num_threads) {
   workers_.reserve(num_threads - 1);
   for (int thread = 1; thread < num_threads; ++thread) {
     workers_.emplace_back([this, thread] { WorkerLoop(thread); });
@@ -87,9 +89,13 @@ void ThreadPool::ParallelFor(int64_t num_tasks, Task task) {
     for (int64_t i = 0; i < num_tasks; ++i) task(i, 0);
     return;
   }
-  num_tasks_ = num_tasks;
+  MOED_CHECK(num_tasks < int64_t{1} << 32);
   task_ = &task;
-  next_task_.store(0, std::memory_order_relaxed);
+  const int64_t num_ranges = static_cast<int64_t>(ranges_.size());
+  for (int64_t i = 0; i < num_ranges; ++i) {
+    const uint64_t begin = num_tasks * i / num_ranges, end = num_tasks * (i + 1) / num_ranges;
+    ranges_[i].tasks.store(begin << 32 | end, std::memory_order_relaxed);
+  }
   state_.store(kOpen, std::memory_order_release);
   epoch_.fetch_add(1, std::memory_order_release);
   epoch_.notify_all();
@@ -114,11 +120,35 @@ void ThreadPool::WorkerLoop(int thread) {
   }
 }
 
+int64_t ThreadPool::TakeFirst(Range& range) {
+  uint64_t tasks = range.tasks.load(std::memory_order_relaxed);
+  while (tasks >> 32 < (tasks & UINT32_MAX)) {
+    if (range.tasks.compare_exchange_weak(tasks, tasks + (uint64_t{1} << 32),
+                                          std::memory_order_relaxed)) {
+      return static_cast<int64_t>(tasks >> 32);
+    }
+  }
+  return -1;
+}
+
+int64_t ThreadPool::TakeLast(Range& range) {
+  uint64_t tasks = range.tasks.load(std::memory_order_relaxed);
+  while (tasks >> 32 < (tasks & UINT32_MAX)) {
+    if (range.tasks.compare_exchange_weak(tasks, tasks - 1, std::memory_order_relaxed)) {
+      return static_cast<int64_t>((tasks & UINT32_MAX) - 1);
+    }
+  }
+  return -1;
+}
+
 void ThreadPool::RunTasks(int thread) {
-  while (true) {
-    const int64_t i = next_task_.fetch_add(1, std::memory_order_relaxed);
-    if (i >= num_tasks_) return;
+  for (int64_t i = TakeFirst(ranges_[thread]); i >= 0; i = TakeFirst(ranges_[thread])) {
     (*task_)(i, thread);
+  }
+  const int num_ranges = static_cast<int>(ranges_.size());
+  for (int other = 1; other < num_ranges; ++other) {
+    Range& range = ranges_[(thread + other) % num_ranges];
+    for (int64_t i = TakeLast(range); i >= 0; i = TakeLast(range)) (*task_)(i, thread);
   }
 }
 

@@ -1,0 +1,15 @@
+#include "kernels/cpu/simd_portable.h"
+//
+#include "kernels/cpu/simd_int_portable.h"
+//
+#include "kernels/cpu/int_gemm_inl.h"
+
+namespace moed::kernels::cpu {
+
+const IntGemmKernels kIntGemmPortable = {
+    .int8 = RunIntGemm<Int8Format>,
+    .int4 = RunIntGemm<Int4Format>,
+    .quantize = QuantizeRow,
+};
+
+}  // namespace moed::kernels::cpu

@@ -1,0 +1,303 @@
+#include "kernels/cuda/cuda_backend.h"
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
+#include "config/base/check.h"
+#include "config/base/status_macros.h"
+#include "kernels/cuda/attention.h"
+#include "kernels/cuda/device_weights.h"
+#include "kernels/cuda/gemm.h"
+#include "kernels/cuda/ops.h"
+#include "kernels/cuda/sampling.h"
+
+namespace moed::kernels::cuda {
+namespace {
+
+bool HasShape(const TensorView& t, int64_t rows, int64_t cols, DType dtype) {
+  return t.rows == rows && t.cols == cols && t.dtype == dtype &&
+         (t.data != nullptr || rows == 0 || cols == 0);
+}
+
+/// Offsets of every expert, ascending from 0; at most max_rows.
+bool AreOffsets(std::span<const int32_t> offsets, int64_t num_experts, int64_t max_rows) {
+  return static_cast<int64_t>(offsets.size()) == num_experts + 1 && offsets.front() == 0 &&
+         std::is_sorted(offsets.begin(), offsets.end()) && offsets.back() <= max_rows;
+}
+
+/// The mean number of rows of the experts that have any.
+int64_t RowsPerActiveExpert(std::span<const int32_t> offsets) {
+  int64_t active = 0;
+  for (size_t i = 1; i < offsets.size(); ++i) active += offsets[i] > offsets[i - 1];
+  return active == 0 ? 0 : (offsets.back() + active - 1) / active;
+}
+
+void CheckBatch(const AttentionParams& p) {
+  const AttentionBatch& batch = *p.batch;
+  const size_t slices = batch.start_position.size();
+  MOED_CHECK(batch.row_begin.size() == slices + 1 && batch.block_begin.size() == slices + 1);
+  MOED_CHECK(batch.row_begin[slices] <= p.q.rows);
+  for (size_t i = 0; i < slices; ++i) {
+    const int64_t keys =
+        static_cast<int64_t>(batch.start_position[i]) + batch.row_begin[i + 1] - batch.row_begin[i];
+    const int64_t blocks = batch.block_begin[i + 1] - batch.block_begin[i];
+    MOED_CHECK(batch.start_position[i] >= 0 && batch.row_begin[i + 1] >= batch.row_begin[i]);
+    MOED_CHECK(keys <= INT32_MAX - kKeyPartition && blocks * p.cache.block_size >= keys);
+  }
+  for (int32_t block : batch.block_tables) MOED_CHECK(block >= 0 && block < p.cache.num_blocks);
+}
+
+template <typename T>
+std::span<const T> Span(const std::vector<T>& values) {
+  return {values.data(), values.size()};
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Backend>> CreateCudaBackend(const BackendOptions& options) {
+  absl::string_view index_text = options.device;
+  int index = 0;
+  if (!absl::ConsumePrefix(&index_text, "cuda:") || !absl::SimpleAtoi(index_text, &index)) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "creating a CUDA backend: expected device \"cuda:N\", got \"", options.device, "\""));
+  }
+  if (options.activation_dtype != DType::kBF16) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("creating a CUDA backend: activations are bf16, not ",
+                     std::string(Name(options.activation_dtype))));
+  }
+  MOED_ASSIGN_OR_RETURN(auto context, CudaContext::Create(index));
+  return std::make_unique<CudaBackend>(std::move(context));
+}
+
+std::string CudaBackend::device() const { return absl::StrCat("cuda:", context_->device_index()); }
+
+absl::StatusOr<Buffer> CudaBackend::Allocate(int64_t bytes) {
+  const std::string what = absl::StrCat("allocating ", bytes, " bytes on ", device());
+  if (bytes < 0 || bytes > (int64_t{1} << 46)) return absl::InvalidArgumentError(what);
+  if (bytes == 0) return Buffer(this, nullptr, 0);
+  void* memory = nullptr;
+  const cudaError_t error = cudaMalloc(&memory, static_cast<size_t>(bytes));
+  if (error == cudaErrorMemoryAllocation) {
+    cudaGetLastError();  // it is reported here, and must not be found again later
+    return absl::ResourceExhaustedError(absl::StrCat(what, ": there is not enough"));
+  }
+  context_->Keep(error, "allocating memory");
+  if (context_->failed()) return context_->Synchronize();
+  Buffer buffer(this, memory, bytes);
+  context_->Keep(cudaMemsetAsync(memory, 0, static_cast<size_t>(bytes), context_->device().stream),
+                 "clearing memory");
+  return buffer;
+}
+
+void CudaBackend::Free(void* data, int64_t) {
+  // Frees nothing that an op still uses: cudaFree waits for the device.
+  context_->Keep(cudaFree(data), "freeing memory");
+}
+
+void CudaBackend::CopyToDevice(void* device, const void* host, int64_t bytes) {
+  if (bytes == 0 || context_->failed()) return;
+  context_->Keep(cudaMemcpyAsync(device, host, static_cast<size_t>(bytes), cudaMemcpyHostToDevice,
+                                 context_->device().stream),
+                 "copying to the device");
+  // The caller may change pinned memory as soon as this returns.
+  context_->Keep(cudaStreamSynchronize(context_->device().stream), "copying to the device");
+}
+
+void CudaBackend::CopyToHost(void* host, const void* device, int64_t bytes) {
+  if (bytes == 0) return;
+  if (!context_->failed()) {
+    context_->Keep(cudaMemcpyAsync(host, device, static_cast<size_t>(bytes), cudaMemcpyDeviceToHost,
+                                   context_->device().stream),
+                   "copying to the host");
+    context_->Keep(cudaStreamSynchronize(context_->device().stream), "copying to the host");
+  }
+  if (context_->failed()) std::memset(host, 0, static_cast<size_t>(bytes));
+}
+
+absl::StatusOr<std::unique_ptr<LinearWeights>> CudaBackend::LoadLinear(
+    std::span<const HostMatrix> stacked, std::span<const float> bias, WeightFormat format) {
+  return cuda::LoadLinear(*this, stacked, bias, format);
+}
+
+absl::StatusOr<std::unique_ptr<ExpertWeights>> CudaBackend::LoadExperts(
+    std::span<const ExpertSource> experts, WeightFormat format) {
+  return cuda::LoadExperts(*this, experts, format);
+}
+
+void CudaBackend::EmbedTokens(const LinearWeights& table, const int32_t* ids, float scale,
+                              TensorView hidden) {
+  MOED_CHECK(HasShape(hidden, hidden.rows, table.in_features(), DType::kF32));
+  if (context_->failed()) return;
+  const DeviceMatrix& matrix = static_cast<const CudaLinear&>(table).matrix();
+  context_->Keep(cuda::EmbedTokens(context_->device(), matrix, ids, scale, hidden), "EmbedTokens");
+}
+
+void CudaBackend::RmsNorm(TensorView x, const float* weight, float eps, TensorView out) {
+  MOED_CHECK(HasShape(x, x.rows, x.cols, DType::kF32));
+  MOED_CHECK(HasShape(out, x.rows, x.cols, DType::kBF16));
+  if (context_->failed()) return;
+  context_->Keep(
+      cuda::RmsNorm(context_->device(), {.x = x, .weight = weight, .eps = eps, .out = out}),
+      "RmsNorm");
+}
+
+void CudaBackend::Linear(const LinearParams& p) {
+  MOED_CHECK(HasShape(p.x, p.x.rows, p.weights->in_features(), DType::kBF16));
+  MOED_CHECK(HasShape(p.out, p.x.rows, p.weights->out_features(), DType::kF32));
+  MOED_CHECK(p.x.rows <= INT32_MAX);
+  if (context_->failed()) return;
+  const auto& weights = static_cast<const CudaLinear&>(*p.weights);
+  const GemmParams gemm = {
+      .x = p.x.as<uint16_t>(),
+      .weights = weights.matrix(),
+      .num_rows = p.x.rows,
+      .rows_per_matrix = p.x.rows,
+      .epilogue = p.accumulate ? GemmEpilogue::kAccumulate : GemmEpilogue::kStore,
+      .out = p.out.data,
+      .num_features = weights.out_features(),
+      .bias = weights.bias(),
+      .scale = p.scale};
+  context_->Keep(Gemm(context_->device(), gemm), "Linear");
+}
+
+void CudaBackend::PrepareQkv(const PrepareQkvParams& p, const KvCacheView& cache) {
+  const int64_t q_width = static_cast<int64_t>(p.num_heads) * p.head_dim;
+  const int64_t width = q_width + 2 * static_cast<int64_t>(p.num_kv_heads) * p.head_dim;
+  MOED_CHECK(p.head_dim > 0 && p.head_dim % 2 == 0 && p.num_kv_heads > 0);
+  MOED_CHECK(HasShape(p.qkv, p.qkv.rows, width, DType::kF32));
+  MOED_CHECK(HasShape(p.q_out, p.qkv.rows, q_width, DType::kBF16));
+  MOED_CHECK(cache.dtype == DType::kBF16 || cache.dtype == DType::kF32);
+  MOED_CHECK(cache.block_size > 0);
+  if (context_->failed()) return;
+  context_->Keep(cuda::PrepareQkv(context_->device(), p, cache), "PrepareQkv");
+}
+
+void CudaBackend::Attention(const AttentionParams& p) {
+  MOED_CHECK(p.num_kv_heads > 0 && p.num_heads % p.num_kv_heads == 0 && p.batch != nullptr);
+  MOED_CHECK(HasShape(p.q, p.q.rows, int64_t{p.num_heads} * p.head_dim, DType::kBF16));
+  MOED_CHECK(HasShape(p.out, p.q.rows, p.q.cols, DType::kBF16));
+  MOED_CHECK(p.cache.dtype == DType::kBF16 || p.cache.dtype == DType::kF32);
+  MOED_CHECK(p.cache.block_size > 0 && p.head_dim <= kMaxHeadDim);
+  CheckBatch(p);
+  const AttentionPlan plan = PlanAttention(p, context_->device().num_multiprocessors);
+  void* partials = context_->Scratch(int64_t{plan.num_partials} * p.num_kv_heads * kVectorsPerWarp *
+                                     (p.head_dim + 2) * 4);
+  const auto [tables, few, many, merge] =
+      context_->Upload(p.batch->block_tables, Span(plan.few), Span(plan.many), Span(plan.merge));
+  if (context_->failed()) return;
+  const AttentionArrays arrays = {.block_tables = tables,
+                                  .few = few,
+                                  .many = many,
+                                  .merge = merge,
+                                  .partials = static_cast<float*>(partials)};
+  context_->Keep(cuda::Attention(context_->device(), p, plan, arrays), "Attention");
+}
+
+void CudaBackend::Route(const RouteParams& p) {
+  MOED_CHECK(HasShape(p.logits, p.logits.rows, p.logits.cols, DType::kF32));
+  MOED_CHECK(p.top_k >= 1 && p.top_k <= p.logits.cols);
+  if (context_->failed()) return;
+  context_->Keep(cuda::Route(context_->device(), p), "Route");
+}
+
+void CudaBackend::GatherRows(const GatherRowsParams& p) {
+  MOED_CHECK(HasShape(p.out, p.out.rows, p.src.cols, p.src.dtype));
+  if (context_->failed()) return;
+  context_->Keep(cuda::GatherRows(context_->device(), p), "GatherRows");
+}
+
+void CudaBackend::ExpertsGateUp(const ExpertsGateUpParams& p) {
+  const auto& experts = static_cast<const CudaExperts&>(*p.experts);
+  MOED_CHECK(HasShape(p.x, p.x.rows, experts.hidden_size(), DType::kBF16));
+  MOED_CHECK(HasShape(p.out, p.out.rows, experts.intermediate_size(), DType::kBF16));
+  MOED_CHECK(AreOffsets(p.expert_offsets, experts.num_experts(), p.out.rows));
+  MOED_CHECK(p.x_row != nullptr || p.x.rows >= p.expert_offsets.back());
+  const auto [offsets] = context_->Upload(p.expert_offsets);
+  if (context_->failed()) return;
+  const GemmParams gemm = {.x = p.x.as<uint16_t>(),
+                           .x_row = p.x_row,
+                           .weights = experts.gate_up(),
+                           .offsets = offsets,
+                           .num_rows = p.expert_offsets.back(),
+                           .rows_per_matrix = RowsPerActiveExpert(p.expert_offsets),
+                           .epilogue = GemmEpilogue::kSwiGlu,
+                           .out = p.out.data,
+                           .num_features = experts.intermediate_size()};
+  context_->Keep(Gemm(context_->device(), gemm), "ExpertsGateUp");
+}
+
+void CudaBackend::ExpertsDown(const ExpertsDownParams& p) {
+  const auto& experts = static_cast<const CudaExperts&>(*p.experts);
+  MOED_CHECK(HasShape(p.x, p.x.rows, experts.intermediate_size(), DType::kBF16));
+  MOED_CHECK(HasShape(p.out, p.out.rows, experts.hidden_size(), DType::kBF16));
+  MOED_CHECK(AreOffsets(p.expert_offsets, experts.num_experts(), p.x.rows));
+  MOED_CHECK(p.out_row != nullptr || p.out.rows >= p.expert_offsets.back());
+  const auto [offsets] = context_->Upload(p.expert_offsets);
+  if (context_->failed()) return;
+  const GemmParams gemm = {.x = p.x.as<uint16_t>(),
+                           .weights = experts.down(),
+                           .offsets = offsets,
+                           .num_rows = p.expert_offsets.back(),
+                           .rows_per_matrix = RowsPerActiveExpert(p.expert_offsets),
+                           .epilogue = GemmEpilogue::kRound,
+                           .out = p.out.data,
+                           .out_row = p.out_row,
+                           .num_features = experts.hidden_size()};
+  context_->Keep(Gemm(context_->device(), gemm), "ExpertsDown");
+}
+
+void CudaBackend::Combine(const CombineParams& p) {
+  MOED_CHECK(HasShape(p.hidden, p.hidden.rows, p.rows.cols, DType::kF32));
+  MOED_CHECK(p.rows.dtype == DType::kBF16);
+  if (context_->failed()) return;
+  context_->Keep(cuda::Combine(context_->device(), p), "Combine");
+}
+
+void CudaBackend::AddRows(const AddRowsParams& p) {
+  MOED_CHECK(HasShape(p.hidden, p.rows.rows, p.rows.cols, DType::kF32));
+  MOED_CHECK(p.rows.dtype == DType::kBF16);
+  if (context_->failed()) return;
+  context_->Keep(cuda::AddRows(context_->device(), p), "AddRows");
+}
+
+void CudaBackend::Sample(const SampleParams& p) {
+  const size_t num_rows = static_cast<size_t>(p.logits.rows);
+  MOED_CHECK(HasShape(p.logits, p.logits.rows, p.logits.cols, DType::kF32));
+  MOED_CHECK(p.rows.size() == num_rows && p.out.size() == num_rows);
+  MOED_CHECK(p.num_valid_tokens >= 1 && p.num_valid_tokens <= p.logits.cols);
+  if (num_rows == 0) return;
+  std::fill(p.out.begin(), p.out.end(), SampleOutput{});
+  const SampleLists lists = MakeSampleLists(p.rows, p.num_valid_tokens);
+  std::vector<SampledToken> tokens(num_rows);
+  std::vector<TokenLogprob> top(num_rows * static_cast<size_t>(lists.num_top_logprobs));
+  // Scratch: tokens, top logprobs, weights.
+  const int64_t top_at = static_cast<int64_t>(num_rows * sizeof(SampledToken));
+  const int64_t weights_at = top_at + static_cast<int64_t>(top.size() * sizeof(TokenLogprob));
+  char* scratch = static_cast<char*>(context_->Scratch(
+      weights_at + p.logits.rows * p.num_valid_tokens * static_cast<int64_t>(sizeof(float))));
+  const auto [requests, ids, values] =
+      context_->Upload(Span(lists.requests), Span(lists.ids), Span(lists.values));
+  if (context_->failed()) return;
+  const SampleArrays arrays = {.logits = p.logits.as<float>(),
+                               .logits_stride = p.logits.cols,
+                               .num_valid_tokens = p.num_valid_tokens,
+                               .requests = requests,
+                               .ids = ids,
+                               .values = values,
+                               .weights = reinterpret_cast<float*>(scratch + weights_at),
+                               .tokens = reinterpret_cast<SampledToken*>(scratch),
+                               .top_logprobs = reinterpret_cast<TokenLogprob*>(scratch + top_at),
+                               .num_top_logprobs = lists.num_top_logprobs};
+  context_->Keep(cuda::Sample(context_->device(), arrays, p.logits.rows), "Sample");
+  CopyToHost(tokens.data(), arrays.tokens, top_at);
+  CopyToHost(top.data(), arrays.top_logprobs, weights_at - top_at);
+  if (!context_->failed()) ReadSamples(lists, tokens, top, p.out);
+}
+
+}  // namespace moed::kernels::cuda

@@ -1,0 +1,60 @@
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "kernels/backend.h"
+#include "kernels/create_backend.h"
+#include "kernels/cuda/cuda_context.h"
+
+namespace moed::kernels::cuda {
+
+/// The Backend of an NVIDIA GPU, sm_80 or later, with bf16 activations: checks shapes, uploads what
+/// is host memory, and hands over to the launches of ops.h.
+///
+/// Owned by a rank's engine and used from its compute thread. Ops are done when Synchronize()
+/// returns; after a failure of the device they do nothing.
+class CudaBackend final : public Backend {
+ public:
+  explicit CudaBackend(std::unique_ptr<CudaContext> context) : context_(std::move(context)) {}
+
+  std::string device() const override;
+  std::string instruction_set() const override { return context_->architecture(); }
+  DType activation_dtype() const override { return DType::kBF16; }
+
+  absl::StatusOr<Buffer> Allocate(int64_t bytes) override;
+  void Free(void* data, int64_t bytes) override;
+  void CopyToDevice(void* device, const void* host, int64_t bytes) override;
+  void CopyToHost(void* host, const void* device, int64_t bytes) override;
+  absl::Status Synchronize() override { return context_->Synchronize(); }
+
+  absl::StatusOr<std::unique_ptr<LinearWeights>> LoadLinear(std::span<const HostMatrix> stacked,
+                                                            std::span<const float> bias,
+                                                            WeightFormat format) override;
+  absl::StatusOr<std::unique_ptr<ExpertWeights>> LoadExperts(std::span<const ExpertSource> experts,
+                                                             WeightFormat format) override;
+
+  void EmbedTokens(const LinearWeights& table, const int32_t* ids, float scale,
+                   TensorView hidden) override;
+  void RmsNorm(TensorView x, const float* weight, float eps, TensorView out) override;
+  void Linear(const LinearParams& params) override;
+  void PrepareQkv(const PrepareQkvParams& params, const KvCacheView& cache) override;
+  void Attention(const AttentionParams& params) override;
+  void Route(const RouteParams& params) override;
+  void GatherRows(const GatherRowsParams& params) override;
+  void ExpertsGateUp(const ExpertsGateUpParams& params) override;
+  void ExpertsDown(const ExpertsDownParams& params) override;
+  void Combine(const CombineParams& params) override;
+  void AddRows(const AddRowsParams& params) override;
+  void Sample(const SampleParams& params) override;
+
+ private:
+  std::unique_ptr<CudaContext> context_;
+};
+
+/// A CudaBackend for options.device "cuda:N". INVALID_ARGUMENT for anything but bf16 activations,
+/// NOT_FOUND when there is no such device.
+absl::StatusOr<std::unique_ptr<Backend>> CreateCudaBackend(const BackendOptions& options);
+
+}  // namespace moed::kernels::cuda

@@ -1,0 +1,177 @@
+#include "kernels/cuda/device_weights.h"
+
+#include <algorithm>
+#include <cstring>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "config/base/checked_math.h"
+#include "config/base/status_macros.h"
+#include "kernels/cpu/float_convert.h"
+
+namespace moed::kernels::cuda {
+namespace {
+
+constexpr int64_t kMaxDimension = int64_t{1} << 31;
+constexpr uint64_t kMaxBytes = uint64_t{1} << 46;
+constexpr int64_t kChunkBytes = int64_t{8} << 20;  // converted on the host at a time
+
+absl::Status CheckFormat(WeightFormat format) {
+  if (format == WeightFormat::kStored) return absl::OkStatus();
+  return absl::UnimplementedError(
+      "loading weights to a CUDA device: integer formats are not built, expected stored");
+}
+
+absl::Status CheckMatrix(const HostMatrix& m, int64_t rows, int64_t cols, const char* what) {
+  if (m.data == nullptr || m.rows < 1 || m.cols < 1 || m.rows > kMaxDimension ||
+      m.cols > kMaxDimension || (m.row_stride != 0 && m.row_stride < m.cols)) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "loading ", what,
+        ": expected a matrix of at least 1 x 1 and at most 2^31 rows and columns, got ", m.rows,
+        " x ", m.cols, " with row stride ", m.row_stride));
+  }
+  if (m.dtype == DType::kI32) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "loading ", what, ": expected f32, bf16 or f16, got ", std::string(Name(m.dtype))));
+  }
+  if (m.rows == rows && m.cols == cols) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("loading ", what, ": expected [", rows, ", ", cols,
+                                                 "], got [", m.rows, ", ", m.cols, "]"));
+}
+
+/// One row of a source matrix; no data stands for a row of zeros.
+struct SourceRow {
+  const char* data = nullptr;
+  DType dtype = DType::kBF16;
+};
+
+SourceRow RowOf(const HostMatrix& m, int64_t row) {
+  const int64_t stride = m.row_stride == 0 ? m.cols : m.row_stride;
+  return {
+      static_cast<const char*>(m.data) + row * stride * static_cast<int64_t>(SizeBytes(m.dtype)),
+      m.dtype};
+}
+
+/// out[0..cols) = the row, rounded to bf16.
+void ConvertRow(const SourceRow& row, int64_t cols, uint16_t* out) {
+  if (row.data == nullptr) return;
+  if (row.dtype == DType::kBF16) {
+    std::memcpy(out, row.data, cols * sizeof(uint16_t));
+    return;
+  }
+  for (int64_t i = 0; i < cols; ++i) {
+    float x;
+    if (row.dtype == DType::kF32) {
+      std::memcpy(&x, row.data + 4 * i, sizeof(x));
+    } else {
+      uint16_t bits;
+      std::memcpy(&bits, row.data + 2 * i, sizeof(bits));
+      x = cpu::F16ToFloat(bits);
+    }
+    out[i] = cpu::FloatToBf16(x);
+  }
+}
+
+/// Converts rows and copies them to the device, some megabytes at a time. `rows` holds those of all
+/// matrices.
+absl::StatusOr<LoadedMatrix> LoadRows(Backend& backend, int64_t num_matrices,
+                                      const std::vector<SourceRow>& rows, int64_t cols) {
+  const int64_t stride = (cols + kKTile - 1) / kKTile * kKTile;
+  const int64_t row_bytes = stride * int64_t{sizeof(uint16_t)};
+  const auto bytes = CheckedMul(rows.size(), static_cast<uint64_t>(row_bytes));
+  if (!bytes || *bytes > kMaxBytes) {
+    return absl::InvalidArgumentError(absl::StrCat("loading weights: ", rows.size(), " rows of ",
+                                                   row_bytes, " bytes are too many"));
+  }
+  MOED_ASSIGN_OR_RETURN(Buffer memory, backend.Allocate(static_cast<int64_t>(*bytes)));
+  const size_t rows_at_once = static_cast<size_t>(std::max<int64_t>(
+      1, std::min<int64_t>(kChunkBytes / row_bytes, static_cast<int64_t>(rows.size()))));
+  std::vector<uint16_t> chunk;
+  for (size_t first = 0; first < rows.size(); first += rows_at_once) {
+    const size_t count = std::min(rows_at_once, rows.size() - first);
+    chunk.assign(count * stride, 0);
+    for (size_t i = 0; i < count; ++i) ConvertRow(rows[first + i], cols, &chunk[i * stride]);
+    backend.CopyToDevice(memory.as<char>() + first * row_bytes, chunk.data(),
+                         static_cast<int64_t>(count) * row_bytes);
+  }
+  MOED_RETURN_IF_ERROR(backend.Synchronize());
+  const DeviceMatrix view = {.data = memory.as<uint16_t>(),
+                             .num_matrices = num_matrices,
+                             .rows = static_cast<int64_t>(rows.size()) / num_matrices,
+                             .cols = cols,
+                             .row_stride = stride};
+  return LoadedMatrix{.view = view, .memory = std::move(memory)};
+}
+
+absl::Status CheckExperts(std::span<const ExpertSource> experts) {
+  if (experts.empty()) return absl::InvalidArgumentError("loading experts: there are none");
+  const int64_t intermediate = experts[0].gate.rows, hidden = experts[0].gate.cols;
+  for (const ExpertSource& e : experts) {
+    MOED_RETURN_IF_ERROR(CheckMatrix(e.gate, intermediate, hidden, "an expert's gate"));
+    MOED_RETURN_IF_ERROR(CheckMatrix(e.up, intermediate, hidden, "an expert's up"));
+    MOED_RETURN_IF_ERROR(CheckMatrix(e.down, hidden, intermediate, "an expert's down"));
+  }
+  return absl::OkStatus();
+}
+
+/// 8 rows of gate, 8 of up, and so on; zeros beyond the last.
+void AppendGateUp(const ExpertSource& expert, std::vector<SourceRow>& rows) {
+  for (int64_t group = 0; group < expert.gate.rows; group += 8) {
+    for (const HostMatrix* m : {&expert.gate, &expert.up}) {
+      for (int64_t row = group; row < group + 8; ++row) {
+        rows.push_back(row < m->rows ? RowOf(*m, row) : SourceRow{});
+      }
+    }
+  }
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<LinearWeights>> LoadLinear(Backend& backend,
+                                                          std::span<const HostMatrix> stacked,
+                                                          std::span<const float> bias,
+                                                          WeightFormat format) {
+  MOED_RETURN_IF_ERROR(CheckFormat(format));
+  if (stacked.empty()) return absl::InvalidArgumentError("loading a matrix: no sources");
+  std::vector<SourceRow> rows;
+  for (const HostMatrix& m : stacked) {
+    MOED_RETURN_IF_ERROR(CheckMatrix(m, m.rows, stacked[0].cols, "a stacked matrix"));
+    for (int64_t row = 0; row < m.rows; ++row) rows.push_back(RowOf(m, row));
+  }
+  if (!bias.empty() && bias.size() != rows.size()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("loading a bias: expected ", rows.size(), " values, got ", bias.size()));
+  }
+  Buffer device_bias;
+  if (!bias.empty()) {
+    MOED_ASSIGN_OR_RETURN(device_bias, backend.Allocate(static_cast<int64_t>(bias.size_bytes())));
+    backend.CopyToDevice(device_bias.data(), bias.data(), device_bias.size_bytes());
+  }
+  MOED_ASSIGN_OR_RETURN(LoadedMatrix matrix, LoadRows(backend, 1, rows, stacked[0].cols));
+  return std::make_unique<CudaLinear>(std::move(matrix), std::move(device_bias));
+}
+
+absl::StatusOr<std::unique_ptr<ExpertWeights>> LoadExperts(Backend& backend,
+                                                           std::span<const ExpertSource> experts,
+                                                           WeightFormat format) {
+  MOED_RETURN_IF_ERROR(CheckFormat(format));
+  MOED_RETURN_IF_ERROR(CheckExperts(experts));
+  const int64_t num_experts = static_cast<int64_t>(experts.size());
+  const int64_t hidden = experts[0].gate.cols, intermediate = experts[0].gate.rows;
+  std::vector<SourceRow> gate_up, down;
+  for (const ExpertSource& e : experts) {
+    AppendGateUp(e, gate_up);
+    for (int64_t row = 0; row < hidden; ++row) down.push_back(RowOf(e.down, row));
+  }
+  MOED_ASSIGN_OR_RETURN(LoadedMatrix gate_up_matrix,
+                        LoadRows(backend, num_experts, gate_up, hidden));
+  MOED_ASSIGN_OR_RETURN(LoadedMatrix down_matrix,
+                        LoadRows(backend, num_experts, down, intermediate));
+  return std::make_unique<CudaExperts>(intermediate, std::move(gate_up_matrix),
+                                       std::move(down_matrix));
+}
+
+}  // namespace moed::kernels::cuda
