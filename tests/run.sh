@@ -56,7 +56,8 @@ asan_targets=(json_reader_test logging_test model_config_test rope_test daemon_c
               unicode_test regex_test tokenizer_test stream_decoder_test
               kv_block_manager_test scheduler_test scheduler_random_load_test stop_string_matcher_test
               sequence_output_test load_placement_test balancedness_test step_loop_test
-              token_authenticator_test pending_events_test host_memory_test memory_plan_test client_units_test)
+              token_authenticator_test pending_events_test host_memory_test memory_plan_test dtype_quality_test
+              client_units_test)
 tsan_targets=(thread_pool_test shm_communicator_test moe_exchange_test local_engine_test invariance_test step_loop_test
               logging_test metrics_http_server_test)
 

@@ -211,6 +211,24 @@ class LifeTest(unittest.TestCase):
             expected = expected or seen
             self.assertEqual(seen, expected, f"{ranks} ranks {flags}")
 
+    def test_integer_weights_give_the_same_tokens_at_any_number_of_ranks(self):
+        def run(daemon):
+            return [daemon.generate(p, sampling=sampling(seed=3, temperature=0.8), stopping=stopping(max_tokens=16, ignore_eos=True)).tokens
+                    for p in PROMPTS[:3]]
+        weights = {}
+        for dtype in ("int8", "int4"):
+            expected = None
+            for ranks in (1, 2):
+                with Daemon("--dtype", dtype, ranks=ranks) as daemon:
+                    self.assertEqual(daemon.inference.GetModel(inference_pb2.GetModelRequest()).dtype, dtype)
+                    status = daemon.status()
+                    self.assertEqual([rank.dtype for rank in status.ranks], [dtype] * ranks)
+                    weights[dtype, ranks] = sum(rank.weight_bytes for rank in status.ranks)
+                    seen = run(daemon)
+                expected = expected or seen
+                self.assertEqual(seen, expected, f"{dtype} on {ranks} ranks")
+        self.assertLess(weights["int4", 1], 0.75 * weights["int8", 1])
+
     def test_a_killed_engine_fails_what_runs_and_service_returns_within_three_seconds(self):
         with Daemon(ranks=2) as daemon:
             before = daemon.generate(PROMPT, sampling=sampling(temperature=0), stopping=stopping(max_tokens=20, ignore_eos=True))

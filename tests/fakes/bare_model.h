@@ -37,6 +37,7 @@ class BareModel {
                                             int32_t start_position);
 
   int64_t vocab_size() const { return config_.vocab_size; }
+  int64_t weight_bytes() const { return model_->weight_bytes(); }
 
  private:
   explicit BareModel(const BareModelOptions& options);

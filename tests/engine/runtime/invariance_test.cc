@@ -66,6 +66,7 @@ struct Model {
   std::string instruction_set;  // "" = the best of this machine
   int32_t stride = 1;           // use every stride-th sequence: larger models take longer
   uint64_t num_random = 8;      // circumstances drawn by chance
+  kernels::WeightFormat weights = kernels::WeightFormat::kStored;
 };
 
 /// What must not matter.
@@ -85,6 +86,27 @@ struct Circumstances {
 
 void PrintTo(const Model& model, std::ostream* out) { *out << model.name; }
 
+/// The tiny model on every instruction set, one whose rows are no multiple of a group, and the demo
+/// model, in both integer formats.
+void AddIntegerModels(std::vector<Model>& models) {
+  const std::string root = MOED_SOURCE_DIR;
+  const std::string odd = root + "/tests/testdata/models/qwen2_moe_fused";
+  for (const auto& [format, name] :
+       {std::pair(kernels::WeightFormat::kInt8, "Int8"), {kernels::WeightFormat::kInt4, "Int4"}}) {
+    for (const auto& [instruction_set, suffix] : {std::pair("", ""),
+                                                  {"portable", "Portable"},
+                                                  {"avx2", "Avx2"},
+                                                  {"avx512", "Avx512"},
+                                                  {"avx512_vnni", "Avx512Vnni"}}) {
+      models.push_back(
+          {absl::StrCat("Tiny", name, suffix), "", DType::kBF16, instruction_set, 1, 4, format});
+    }
+    models.push_back({absl::StrCat("Odd", name), odd, DType::kBF16, "", 2, 4, format});
+    models.push_back(
+        {absl::StrCat("Demo", name), root + "/config/demo", DType::kBF16, "", 8, 2, format});
+  }
+}
+
 std::vector<Model> Models() {
   std::vector<Model> models = {{"TinyF32", "", DType::kF32, ""},
                                {"TinyBf16", "", DType::kBF16, ""},
@@ -98,6 +120,7 @@ std::vector<Model> Models() {
   models.push_back({"GraniteShared", fixtures + "granitemoeshared_basic", DType::kBF16, "", 2, 4});
   models.push_back({"Qwen2Dense", fixtures + "qwen2_moe_dense_layers", DType::kBF16, "", 2, 4});
   models.push_back({"Demo", root + "/config/demo", DType::kBF16, "", 4});
+  AddIntegerModels(models);
   return models;
 }
 
@@ -204,6 +227,7 @@ class InvarianceTest : public ::testing::TestWithParam<Model> {
       options.loader.format = LoadFormat::kAuto;
       options.loader.model_dir = model.dir;
     }
+    options.loader.weight_format = model.weights;
     options.engine.backend.activation_dtype = model.dtype;
     options.engine.backend.instruction_set = model.instruction_set;
     options.engine.backend.num_threads = c.num_threads;

@@ -8,6 +8,7 @@
 #include "engine/comm/shm_communicator.h"
 #include "engine/runtime/local_engine_group.h"
 #include "engine/runtime/memory_estimate.h"
+#include "engine/runtime/parse_dtype.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/fakes/placements.h"
@@ -45,6 +46,7 @@ TEST(LocalEngineTest, DescribesItself) {
   EXPECT_EQ(info.num_ranks, 1);
   EXPECT_EQ(info.device, "cpu");
   EXPECT_FALSE(info.instruction_set.empty());
+  EXPECT_EQ(info.dtype, "f32");
   EXPECT_EQ(info.num_threads, 2);
   EXPECT_EQ(info.block_size, 4);
   EXPECT_EQ(info.num_blocks, 256);
@@ -53,14 +55,15 @@ TEST(LocalEngineTest, DescribesItself) {
   EXPECT_EQ(info.exchange_bytes, 0);
 }
 
-void ExpectEstimateIsRight(DType activation_dtype) {
+void ExpectEstimateIsRight(const EngineDType& dtype) {
   for (int32_t num_ranks : {1, 3}) {
     LocalEngineGroupOptions options = TinyGroupOptions({});
     // Dimensions that the kernels need not pad: the estimate of the weights is without padding.
     options.config.vocab_size = 128;
     options.config.num_experts = 64;
     options.placement = MakeTestPlacement(PlacementKind::kReplicated, options.config, num_ranks);
-    options.engine.backend.activation_dtype = activation_dtype;
+    options.engine.backend.activation_dtype = dtype.activation;
+    options.loader.weight_format = dtype.weights;
     const auto group = LocalEngineGroup::Create(options);
     ASSERT_TRUE(group.ok()) << group.status();
     for (int32_t rank = 0; rank < num_ranks; ++rank) {
@@ -81,10 +84,46 @@ void ExpectEstimateIsRight(DType activation_dtype) {
   }
 }
 
-TEST(LocalEngineTest, EstimatesTheMemoryThatItThenUses) { ExpectEstimateIsRight(DType::kBF16); }
+TEST(LocalEngineTest, EstimatesTheMemoryThatItThenUses) { ExpectEstimateIsRight({}); }
 
 TEST(LocalEngineTest, EstimatesTheMemoryOfBf16WeightsUnderF32Activations) {
-  ExpectEstimateIsRight(DType::kF32);
+  ExpectEstimateIsRight({.activation = DType::kF32});
+}
+
+TEST(LocalEngineTest, EstimatesTheMemoryOfIntegerWeights) {
+  ExpectEstimateIsRight({.weights = kernels::WeightFormat::kInt8});
+  ExpectEstimateIsRight({.weights = kernels::WeightFormat::kInt4});
+}
+
+TEST(LocalEngineTest, EstimatesTheIntegerWeightsOfTheDemoModel) {
+  LocalEngineGroupOptions options = TinyGroupOptions({});
+  options.loader = {.model_dir = MOED_SOURCE_DIR "/config/demo"};
+  const auto config = LoadModelConfig(options.loader.model_dir);
+  ASSERT_TRUE(config.ok()) << config.status();
+  options.config = *config;
+  options.placement = MakeTestPlacement(PlacementKind::kLinear, options.config, 1);
+  for (const char* dtype : {"bf16", "int8", "int4"}) {
+    options.engine.backend.activation_dtype = ParseEngineDType(dtype)->activation;
+    options.loader.weight_format = ParseEngineDType(dtype)->weights;
+    const auto engine = CreateTiny(options);
+    ASSERT_TRUE(engine.ok()) << engine.status();
+    const auto memory =
+        EstimateMemory(options.config, options.placement, options.loader, options.engine);
+    ASSERT_TRUE(memory.ok()) << memory.status();
+    // Of its matrices the kernels pad only the routers, from 16 rows to 64.
+    const int64_t padding =
+        config->num_layers * (64 - config->num_experts) * config->hidden_size * 2;
+    EXPECT_EQ(memory->weight_bytes + padding, (*engine)->info().weight_bytes) << dtype;
+    EXPECT_EQ((*engine)->info().dtype, dtype);
+  }
+}
+
+TEST(LocalEngineTest, RefusesIntegerWeightsUnderF32Activations) {
+  LocalEngineGroupOptions options = TinyGroupOptions(TinyPlacement(1));
+  options.loader.weight_format = kernels::WeightFormat::kInt8;
+  const absl::Status status = CreateTiny(options).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << status;
+  EXPECT_THAT(status.message(), HasSubstr("bf16 activations"));
 }
 
 TEST(LocalEngineTest, EstimatesTheWeightsOfABf16CheckpointUnderF32Activations) {

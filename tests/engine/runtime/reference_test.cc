@@ -14,6 +14,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "config/model_config.h"
+#include "engine/runtime/parse_dtype.h"
 #include "engine/weights/safetensors_file.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -96,10 +97,13 @@ struct Case {
   std::string model;
   DType dtype = DType::kF32;
   std::string instruction_set;  // "" = the best of this machine
+  kernels::WeightFormat weights = kernels::WeightFormat::kStored;
+
+  EngineDType engine_dtype() const { return {dtype, weights}; }
 };
 
 void PrintTo(const Case& c, std::ostream* out) {
-  *out << c.model << " in " << Name(c.dtype) << " with "
+  *out << c.model << " in " << Name(c.engine_dtype()) << " with "
        << (c.instruction_set.empty() ? "the best kernels" : c.instruction_set);
 }
 
@@ -113,6 +117,25 @@ std::vector<Case> Cases() {
     }
   }
   return cases;
+}
+
+/// Models with integer weights, on every instruction set.
+std::vector<Case> IntegerCases() {
+  std::vector<Case> cases;
+  for (const std::string& model : ModelNames()) {
+    for (auto format : {kernels::WeightFormat::kInt8, kernels::WeightFormat::kInt4}) {
+      for (const char* instruction_set : {"", "portable", "avx2", "avx512", "avx512_vnni"}) {
+        cases.push_back({model, DType::kBF16, instruction_set, format});
+      }
+    }
+  }
+  return cases;
+}
+
+std::string NameOf(const ::testing::TestParamInfo<Case>& info) {
+  const Case& c = info.param;
+  return absl::StrCat(c.model, "_", std::string(Name(c.engine_dtype())), "_",
+                      c.instruction_set.empty() ? "best" : c.instruction_set);
 }
 
 class ReferenceTest : public ::testing::TestWithParam<Case> {
@@ -129,9 +152,10 @@ class ReferenceTest : public ::testing::TestWithParam<Case> {
     ASSERT_FALSE(expected_.empty()) << dir;
     const auto config = LoadModelConfig(dir);
     ASSERT_TRUE(config.ok()) << config.status();
+    num_layers_ = config->num_layers;
     BareModelOptions options;
     options.config = *config;
-    options.loader.model_dir = dir;
+    options.loader = {.model_dir = dir, .weight_format = c.weights};
     options.backend = backend;
     auto model = BareModel::Create(options);
     ASSERT_TRUE(model.ok()) << model.status();
@@ -163,6 +187,7 @@ class ReferenceTest : public ::testing::TestWithParam<Case> {
   double tolerance() const { return GetParam().dtype == DType::kF32 ? 1e-4 : 2e-2; }
 
   std::vector<ExpectedPrompt> expected_;
+  int64_t num_layers_ = 0;
   std::unique_ptr<BareModel> model_;
 };
 
@@ -233,11 +258,44 @@ TEST_P(ReferenceTest, ChunksOfAPromptGiveTheSameLogits) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Models, ReferenceTest, ::testing::ValuesIn(Cases()), [](const auto& info) {
-  const Case& c = info.param;
-  return absl::StrCat(c.model, "_", std::string(Name(c.dtype)), "_",
-                      c.instruction_set.empty() ? "best" : c.instruction_set);
-});
+INSTANTIATE_TEST_SUITE_P(Models, ReferenceTest, ::testing::ValuesIn(Cases()), NameOf);
+
+/// Twice the relative error that rounding makes in a logit if the errors of all matrices on its way
+/// are independent: those of two attention and two expert matrices in each layer, and of the head.
+///
+/// The largest of 32 normally distributed values is 2.4 standard deviations on average, so that
+/// rounding to -M..M with that as M makes an error of 2.4 / (M sqrt(12)) of a standard deviation,
+/// in the weights (M = 127 or 7; 127 in the head) as in the activations (127).
+double RoundingTolerance(kernels::WeightFormat weights, int64_t num_layers) {
+  const double int8 = 2.4 / (127 * std::sqrt(12.0));
+  const double int4 = 2.4 / (7 * std::sqrt(12.0));
+  const double of_weights = weights == kernels::WeightFormat::kInt4 ? int4 : int8;
+  const double in_layers =
+      4.0 * static_cast<double>(num_layers) * (of_weights * of_weights + int8 * int8);
+  return 2 * std::sqrt(in_layers + 2 * int8 * int8);
+}
+
+class IntegerReferenceTest : public ReferenceTest {};
+
+/// The median over all positions: where rounding changes the choice of an expert, the logits of a
+/// position jump, in these random models far.
+TEST_P(IntegerReferenceTest, LogitsStayAsNearToThoseOfTransformersAsRoundingAllows) {
+  const size_t vocab = model_->vocab_size();
+  std::vector<double> errors;
+  for (const ExpectedPrompt& prompt : expected_) {
+    const std::vector<float> logits = PromptLogits(prompt);
+    ASSERT_FALSE(logits.empty());
+    for (size_t begin = 0; begin < logits.size(); begin += vocab) {
+      errors.push_back(Compare(std::span(logits).subspan(begin, vocab),
+                               std::span(prompt.logits).subspan(begin, vocab))
+                           .relative_l2);
+    }
+  }
+  std::sort(errors.begin(), errors.end());
+  EXPECT_LE(errors[errors.size() / 2], RoundingTolerance(GetParam().weights, num_layers_));
+}
+
+INSTANTIATE_TEST_SUITE_P(Models, IntegerReferenceTest, ::testing::ValuesIn(IntegerCases()), NameOf);
 
 }  // namespace
 }  // namespace moed
