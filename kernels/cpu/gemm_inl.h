@@ -73,7 +73,7 @@ struct TilePart {
 };
 
 /// Rows of a tile.
-struct TileRows {
+struct TileLimits {
   int most = 0;
   // From so many rows on the next panel is fetched while this one is computed. Fewer rows do so
   // little with a panel that the hardware's own prefetcher alone reads memory faster.
@@ -84,7 +84,7 @@ struct TileRows {
 /// complete. Rows are cut into tiles of nearly equal height: 32 rows are 6+6+5+5+5+5, not 5 * 6
 /// + 2.
 template <typename Compute, typename Finish>
-void ForEachTile(const GemmTask& task, const TileRows& limits, const Compute& compute,
+void ForEachTile(const GemmTask& task, const TileLimits& limits, const Compute& compute,
                  const Finish& finish) {
   alignas(64) float y[kMaxTaskRows * kPanelWidth];
   const int64_t rows = task.row_end - task.row_begin;
