@@ -9,6 +9,7 @@ import argparse
 import json
 import os
 import pathlib
+import shlex
 import shutil
 import statistics
 import sys
@@ -17,7 +18,8 @@ from peer_runs import GGUF_TYPES, CannotRun, Moed, Peer, Runner, Setup, Test
 
 EPILOG = """The file of --peers is a JSON list of objects with the keys name, llama_bench,
 batched_bench, gguf ({type} becomes bf16, q8_0 or q4_0, {shape} the name of the config's folder)
-and, if wanted, bench_args and batched_args (lists of further arguments)."""
+and, if wanted, bench_args and batched_args (lists of further arguments); or name and command (a
+list), for a program with the flags and the JSON of moed-bench, such as vllm_bench.py."""
 
 
 def int_list(text):
@@ -60,9 +62,15 @@ def make_engines(args, runner):
             sys.exit("--llama-bench needs --batched-bench and --gguf")
         one = {"name": "llama.cpp", "llama_bench": args.llama_bench}
         specs.append({**one, "batched_bench": args.batched_bench, "gguf": args.gguf})
-    engines = [Peer(spec, runner) for spec in specs]
+    engines = []
     if shutil.which(args.moed_bench):
-        engines.insert(0, Moed(args.moed_bench, args.moed_args, runner))
+        command = [args.moed_bench, "--no-ceilings", *shlex.split(args.moed_args)]
+        engines.append(Moed("moed", command, runner))
+    for spec in specs:
+        is_llama = "llama_bench" in spec
+        engines.append(
+            Peer(spec, runner) if is_llama else Moed(spec["name"], spec["command"], runner)
+        )
     return engines
 
 
@@ -204,7 +212,8 @@ def main():
     args = parse_args()
     if shutil.which(args.moed_bench) is None:
         print(f"!! there is no program {args.moed_bench}: only peers are measured", file=sys.stderr)
-    setup = Setup(args.config, args.threads, args.samples, args.timeout, args.runner, args.raw)
+    config = os.path.abspath(args.config)
+    setup = Setup(config, args.threads, args.samples, args.timeout, args.runner, args.raw)
     engines = make_engines(args, Runner(setup))
     report = make_report(args, measure_all(args, engines, make_tests(args)))
     names = [engine.name for engine in engines]

@@ -7,10 +7,12 @@ pages are touched for the first time, is not among them.
 
 import dataclasses
 import json
+import os
 import pathlib
 import re
 import shlex
 import subprocess
+import tempfile
 
 GGUF_TYPES = {"bf16": "bf16", "int8": "q8_0", "int4": "q4_0"}
 TABLE_ROW = re.compile(r"^\|(?:\s*[\d.]+ \|){10}\s*$", re.MULTILINE)
@@ -53,18 +55,19 @@ class Setup:
 
 
 class Runner:
-    """Starts processes, keeps what they print. Owned by compare_peers.main."""
+    """Starts processes in a folder of their own (some leave a log there), keeps what they print.
+    Owned by compare_peers.main."""
 
     def __init__(self, setup):
         self.setup = setup
         self.num_runs = 0
+        self.folder = tempfile.TemporaryDirectory(prefix="compare-peers.")
 
     def run(self, name, command):
         command = shlex.split(self.setup.runner) + [str(word) for word in command]
+        how = {"capture_output": True, "text": True, "cwd": self.folder.name, "check": False}
         try:
-            done = subprocess.run(
-                command, capture_output=True, text=True, timeout=self.setup.timeout_s, check=False
-            )
+            done = subprocess.run(command, timeout=self.setup.timeout_s, **how)
         except FileNotFoundError as error:
             raise CannotRun(f"cannot start {error.filename}") from error
         except subprocess.TimeoutExpired as error:
@@ -86,23 +89,22 @@ class Runner:
 
 
 class Moed:
-    """moed-bench on dummy weights."""
+    """moed-bench on dummy weights, or a program with its flags and its JSON."""
 
-    def __init__(self, path, extra_args, runner):
-        self.name = "moed"
-        self.path = path
-        self.extra_args = shlex.split(extra_args)
+    def __init__(self, name, command, runner):
+        self.name = name
+        self.command = [os.path.abspath(w) if os.path.isfile(w) else w for w in command]
         self.runner = runner
 
     def run(self, test, dtype):
         setup = self.runner.setup
-        command = [self.path, "--config-json", setup.config_json, "--load-format", "dummy"]
+        command = [*self.command, "--config-json", setup.config_json, "--load-format", "dummy"]
         command += ["--dtype", dtype, "--threads", setup.threads, "--prompt", test.prompt]
         command += ["--generate", test.generate, "--batch", ",".join(map(str, test.batches))]
         command += ["--repetitions", setup.samples_per_process, "--json"]
         if test.shared_prompt:
             command.append("--shared-prompt")
-        done = self.runner.run(self.name, command + self.extra_args)
+        done = self.runner.run(self.name, command)
         try:
             return moed_rows(json.loads(done.stdout), test)
         except (ValueError, KeyError) as error:
@@ -116,7 +118,7 @@ def moed_rows(report, test):
             batch=entry["batch"],
             shared_prompt=entry["shared_prompt"],
             samples=entry["samples"],
-            distinct_experts=entry["distinct_experts"],
+            distinct_experts=entry.get("distinct_experts"),
         )
         for entry in report["results"]
     ]
@@ -128,15 +130,15 @@ class Peer:
 
     def __init__(self, spec, runner):
         self.name = spec["name"]
-        self.bench = spec["llama_bench"]
-        self.batched_bench = spec["batched_bench"]
-        self.gguf = spec["gguf"]
+        self.bench = os.path.abspath(spec["llama_bench"])
+        self.batched_bench = os.path.abspath(spec["batched_bench"])
+        self.gguf = os.path.abspath(spec["gguf"])
         self.bench_args = spec.get("bench_args", [])
         self.batched_args = spec.get("batched_args", [])
         self.runner = runner
 
     def run(self, test, dtype):
-        shape = pathlib.Path(self.runner.setup.config_json).resolve().parent.name
+        shape = pathlib.Path(self.runner.setup.config_json).parent.name
         gguf = self.gguf.format(type=GGUF_TYPES[dtype], shape=shape)
         if not pathlib.Path(gguf).is_file():
             raise CannotRun(f"no file {gguf}")
