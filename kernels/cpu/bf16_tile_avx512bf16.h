@@ -61,7 +61,6 @@ inline void DotRows(const uint16_t* const* x, const uint16_t* panel, int64_t k,
 /// As VectorTile, for bf16 times bf16: 6 rows of 4 accumulators leave 8 registers for operands.
 struct Bf16Tile {
   static constexpr int kMaxRows = 6;
-  static constexpr int kPrefetchRows = 5;
 
   static void Compute(const uint16_t* const* x, int rows, const uint16_t* panel, int64_t k,
                       float* tile, const TileMode& mode = {}) {

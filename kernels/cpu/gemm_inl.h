@@ -72,27 +72,26 @@ struct TilePart {
   TileMode mode;
 };
 
-/// Rows of a tile.
-struct TileLimits {
-  int most = 0;
-  // From so many rows on the next panel is fetched while this one is computed. Fewer rows do so
-  // little with a panel that the hardware's own prefetcher alone reads memory faster.
-  int prefetch = 0;
-};
+// How far ahead a panel is fetched that is read once.
+constexpr int64_t kStreamBytes = 4096;
 
 /// Cuts a task into parts: compute(TilePart) for each, finish(y, row) for each row when its sum is
-/// complete. Rows are cut into tiles of nearly equal height: 32 rows are 6+6+5+5+5+5, not 5 * 6
-/// + 2.
+/// complete. Rows are cut into tiles of nearly equal height: 32 rows are 6+6+5+5+5+5, not
+/// 5 * 6 + 2.
 template <typename Compute, typename Finish>
-void ForEachTile(const GemmTask& task, const TileLimits& limits, const Compute& compute,
-                 const Finish& finish) {
+void ForEachTile(const GemmTask& task, int max_rows, const Compute& compute, const Finish& finish) {
   alignas(64) float y[kMaxTaskRows * kPanelWidth];
   const int64_t rows = task.row_end - task.row_begin;
-  const int64_t tiles = (rows + limits.most - 1) / limits.most;
+  const int64_t tiles = (rows + max_rows - 1) / max_rows;
   const int64_t blocks = tiles == 1 ? 1 : (task.k + kBlockK - 1) / kBlockK;
-  const int64_t part_bytes = rows < limits.prefetch ? 0 : task.next_bytes / (tiles * blocks);
+  // One tile alone reads the panel faster than it computes; with more there is time to fetch the
+  // next panel.
+  const bool stream = tiles == 1;
+  const int64_t part_bytes = task.next_bytes / (tiles * blocks);
   TilePart part;
-  part.mode = {.ahead = task.next, .ahead_bytes = part_bytes};
+  part.mode = {.ahead = stream ? static_cast<const char*>(task.panel) + kStreamBytes : task.next,
+               .ahead_bytes = part_bytes,
+               .stream = stream};
   for (int64_t block = 0; block < blocks; ++block) {
     part.k_begin = block * kBlockK;
     part.k_end = block + 1 == blocks ? task.k : part.k_begin + kBlockK;
@@ -122,7 +121,7 @@ void RunGemm(const GemmTask& task) {
     const W* panel = static_cast<const W*>(task.panel) + part.k_begin * kPanelWidth;
     Tile::Compute(x_rows, part.rows, panel, part.k_end - part.k_begin, part.y, part.mode);
   };
-  ForEachTile(task, {Tile::kMaxRows, Tile::kPrefetchRows}, compute,
+  ForEachTile(task, Tile::kMaxRows, compute,
               [&](const float* y, int64_t row) { FinishRow<X>(y, task, row); });
 }
 

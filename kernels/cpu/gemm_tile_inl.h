@@ -16,6 +16,7 @@ struct TileMode {
   // Weights to fetch into cache meanwhile; may be none.
   const char* ahead = nullptr;
   int64_t ahead_bytes = 0;
+  bool stream = false;  // they are read once: past the outer caches
 };
 
 /// Fetches what a TileMode asks for, a few lines with every step along k. Every line: one that is
@@ -23,16 +24,24 @@ struct TileMode {
 class LinePrefetch {
  public:
   LinePrefetch(const TileMode& mode, int64_t num_steps)
-      : line_(mode.ahead),
+      : stream_(mode.stream),
+        line_(mode.ahead),
         target_(mode.ahead),
         step_(num_steps > 0 ? (mode.ahead_bytes + num_steps - 1) / num_steps : 0) {}
 
   void Next() {
     target_ += step_;
-    for (; line_ < target_; line_ += 64) __builtin_prefetch(line_, 0, 2);
+    for (; line_ < target_; line_ += 64) {
+      if (stream_) {
+        __builtin_prefetch(line_, 0, 0);
+      } else {
+        __builtin_prefetch(line_, 0, 2);
+      }
+    }
   }
 
  private:
+  const bool stream_;
   const char* line_;
   const char* target_;
   const int64_t step_;
@@ -104,7 +113,6 @@ inline void TileRows(const X* const* x, const W* panel, int64_t k, const TileMod
 /// tile [rows, 64] = x times panel, x given as `rows` <= kBlockRows pointers to rows of k elements.
 struct VectorTile {
   static constexpr int kMaxRows = kBlockRows;
-  static constexpr int kPrefetchRows = kMaxTaskRows + 1;  // it does not prefetch
 
   template <typename X, typename W>
   static void Compute(const X* const* x, int rows, const W* panel, int64_t k, float* tile,

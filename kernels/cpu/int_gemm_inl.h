@@ -33,7 +33,6 @@ inline IntVec BroadcastQuad(const char* values, int64_t offset) {
 struct Int8Format {
   static constexpr int64_t kGroupBytes = kInt8GroupBytes;
   static constexpr int kSteps = kGroup / 4;  // of AddGroup
-  static constexpr int kPrefetchRows = 4;
   static constexpr bool kSumsHaveOffset = kInt8SumsHaveOffset;
 
   /// Adds a group of k; `weights` are those of the first column.
@@ -55,7 +54,6 @@ struct Int8Format {
 struct Int4Format {
   static constexpr int64_t kGroupBytes = kInt4GroupBytes;
   static constexpr int kSteps = kGroup / 8;
-  static constexpr int kPrefetchRows = 3;
   static constexpr bool kSumsHaveOffset = true;
 
   template <int R>
@@ -177,9 +175,13 @@ void RunIntGemm(const GemmTask& task) {
                                   panel + (groups + first) * Format::kGroupBytes};
     PanelOfRows<Format>(tile.rows, {&x, NumGroups(tile.k_end) - first, tile.mode}, strips, tile.y);
   };
-  ForEachTile(task, {kIntBlockRows, Format::kPrefetchRows}, compute,
+  ForEachTile(task, kIntBlockRows, compute,
               [&](const float* y, int64_t row) { FinishRow<uint16_t>(y, task, row); });
 }
+
+// 2^-121: of less, 127 / magnitude would be infinite. Groups below are quantised as if this were
+// their largest magnitude.
+constexpr uint16_t kLeastMagnitude = 0x0300;
 
 inline void QuantizeRow(const uint16_t* x, int64_t k, int32_t weight_offset, void* out) {
   const int64_t groups = NumGroups(k);
@@ -193,12 +195,14 @@ inline void QuantizeRow(const uint16_t* x, int64_t k, int32_t weight_offset, voi
     }
     // Magnitudes of bf16 are ordered like their bits; infinity and NaN are the largest.
     const uint16_t largest = LargestMagnitude(group);
-    const bool finite = largest < 0x7f80;
-    const float inverse = finite && largest > 0 ? 127.0f / ToFloat(largest) : 0.0f;
-    GroupInfo info{finite ? ToFloat(largest) / 127.0f : __builtin_nanf(""), 0};
-    if (finite) {
-      info.minus_offset = -weight_offset * ScaleToInt8(group, inverse, values + g * kGroup);
+    GroupInfo info{};
+    if (largest > 0 && largest < 0x7f80) {
+      const float magnitude = ToFloat(largest < kLeastMagnitude ? kLeastMagnitude : largest);
+      info.scale = magnitude / 127.0f;
+      info.minus_offset =
+          -weight_offset * ScaleToInt8(group, 127.0f / magnitude, values + g * kGroup);
     } else {
+      info.scale = largest == 0 ? 0.0f : __builtin_nanf("");
       memset(values + g * kGroup, 0, kGroup);
     }
     memcpy(values + groups * kGroup + g * sizeof(info), &info, sizeof(info));
