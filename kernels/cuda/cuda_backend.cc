@@ -81,6 +81,7 @@ absl::StatusOr<Buffer> CudaBackend::Allocate(int64_t bytes) {
   const std::string what = absl::StrCat("allocating ", bytes, " bytes on ", device());
   if (bytes < 0 || bytes > (int64_t{1} << 46)) return absl::InvalidArgumentError(what);
   if (bytes == 0) return Buffer(this, nullptr, 0);
+  const cudaStream_t stream = context_->Begin().stream;
   void* memory = nullptr;
   const cudaError_t error = cudaMalloc(&memory, static_cast<size_t>(bytes));
   if (error == cudaErrorMemoryAllocation) {
@@ -90,32 +91,32 @@ absl::StatusOr<Buffer> CudaBackend::Allocate(int64_t bytes) {
   context_->Keep(error, "allocating memory");
   if (context_->failed()) return context_->Synchronize();
   Buffer buffer(this, memory, bytes);
-  context_->Keep(cudaMemsetAsync(memory, 0, static_cast<size_t>(bytes), context_->device().stream),
-                 "clearing memory");
+  context_->Keep(cudaMemsetAsync(memory, 0, static_cast<size_t>(bytes), stream), "clearing memory");
   return buffer;
 }
 
 void CudaBackend::Free(void* data, int64_t) {
-  // Frees nothing that an op still uses: cudaFree waits for the device.
+  // An op may still use it.
+  context_->Keep(cudaStreamSynchronize(context_->Begin().stream), "waiting before memory is freed");
   context_->Keep(cudaFree(data), "freeing memory");
 }
 
 void CudaBackend::CopyToDevice(void* device, const void* host, int64_t bytes) {
   if (bytes == 0 || context_->failed()) return;
   context_->Keep(cudaMemcpyAsync(device, host, static_cast<size_t>(bytes), cudaMemcpyHostToDevice,
-                                 context_->device().stream),
+                                 context_->Begin().stream),
                  "copying to the device");
   // The caller may change pinned memory as soon as this returns.
-  context_->Keep(cudaStreamSynchronize(context_->device().stream), "copying to the device");
+  context_->Keep(cudaStreamSynchronize(context_->Begin().stream), "copying to the device");
 }
 
 void CudaBackend::CopyToHost(void* host, const void* device, int64_t bytes) {
   if (bytes == 0) return;
   if (!context_->failed()) {
     context_->Keep(cudaMemcpyAsync(host, device, static_cast<size_t>(bytes), cudaMemcpyDeviceToHost,
-                                   context_->device().stream),
+                                   context_->Begin().stream),
                    "copying to the host");
-    context_->Keep(cudaStreamSynchronize(context_->device().stream), "copying to the host");
+    context_->Keep(cudaStreamSynchronize(context_->Begin().stream), "copying to the host");
   }
   if (context_->failed()) std::memset(host, 0, static_cast<size_t>(bytes));
 }
@@ -135,7 +136,7 @@ void CudaBackend::EmbedTokens(const LinearWeights& table, const int32_t* ids, fl
   MOED_CHECK(HasShape(hidden, hidden.rows, table.in_features(), DType::kF32));
   if (context_->failed()) return;
   const DeviceMatrix& matrix = static_cast<const CudaLinear&>(table).matrix();
-  context_->Keep(cuda::EmbedTokens(context_->device(), matrix, ids, scale, hidden), "EmbedTokens");
+  context_->Keep(cuda::EmbedTokens(context_->Begin(), matrix, ids, scale, hidden), "EmbedTokens");
 }
 
 void CudaBackend::RmsNorm(TensorView x, const float* weight, float eps, TensorView out) {
@@ -143,7 +144,7 @@ void CudaBackend::RmsNorm(TensorView x, const float* weight, float eps, TensorVi
   MOED_CHECK(HasShape(out, x.rows, x.cols, DType::kBF16));
   if (context_->failed()) return;
   context_->Keep(
-      cuda::RmsNorm(context_->device(), {.x = x, .weight = weight, .eps = eps, .out = out}),
+      cuda::RmsNorm(context_->Begin(), {.x = x, .weight = weight, .eps = eps, .out = out}),
       "RmsNorm");
 }
 
@@ -163,7 +164,7 @@ void CudaBackend::Linear(const LinearParams& p) {
       .num_features = weights.out_features(),
       .bias = weights.bias(),
       .scale = p.scale};
-  context_->Keep(Gemm(context_->device(), gemm), "Linear");
+  context_->Keep(Gemm(context_->Begin(), gemm), "Linear");
 }
 
 void CudaBackend::PrepareQkv(const PrepareQkvParams& p, const KvCacheView& cache) {
@@ -175,7 +176,7 @@ void CudaBackend::PrepareQkv(const PrepareQkvParams& p, const KvCacheView& cache
   MOED_CHECK(cache.dtype == DType::kBF16 || cache.dtype == DType::kF32);
   MOED_CHECK(cache.block_size > 0);
   if (context_->failed()) return;
-  context_->Keep(cuda::PrepareQkv(context_->device(), p, cache), "PrepareQkv");
+  context_->Keep(cuda::PrepareQkv(context_->Begin(), p, cache), "PrepareQkv");
 }
 
 void CudaBackend::Attention(const AttentionParams& p) {
@@ -185,7 +186,7 @@ void CudaBackend::Attention(const AttentionParams& p) {
   MOED_CHECK(p.cache.dtype == DType::kBF16 || p.cache.dtype == DType::kF32);
   MOED_CHECK(p.cache.block_size > 0 && p.head_dim <= kMaxHeadDim);
   CheckBatch(p);
-  const AttentionPlan plan = PlanAttention(p, context_->device().num_multiprocessors);
+  const AttentionPlan plan = PlanAttention(p, context_->Begin().num_multiprocessors);
   void* partials = context_->Scratch(int64_t{plan.num_partials} * p.num_kv_heads * kVectorsPerWarp *
                                      (p.head_dim + 2) * 4);
   const auto [tables, few, many, merge] =
@@ -196,20 +197,20 @@ void CudaBackend::Attention(const AttentionParams& p) {
                                   .many = many,
                                   .merge = merge,
                                   .partials = static_cast<float*>(partials)};
-  context_->Keep(cuda::Attention(context_->device(), p, plan, arrays), "Attention");
+  context_->Keep(cuda::Attention(context_->Begin(), p, plan, arrays), "Attention");
 }
 
 void CudaBackend::Route(const RouteParams& p) {
   MOED_CHECK(HasShape(p.logits, p.logits.rows, p.logits.cols, DType::kF32));
   MOED_CHECK(p.top_k >= 1 && p.top_k <= p.logits.cols);
   if (context_->failed()) return;
-  context_->Keep(cuda::Route(context_->device(), p), "Route");
+  context_->Keep(cuda::Route(context_->Begin(), p), "Route");
 }
 
 void CudaBackend::GatherRows(const GatherRowsParams& p) {
   MOED_CHECK(HasShape(p.out, p.out.rows, p.src.cols, p.src.dtype));
   if (context_->failed()) return;
-  context_->Keep(cuda::GatherRows(context_->device(), p), "GatherRows");
+  context_->Keep(cuda::GatherRows(context_->Begin(), p), "GatherRows");
 }
 
 void CudaBackend::ExpertsGateUp(const ExpertsGateUpParams& p) {
@@ -229,7 +230,7 @@ void CudaBackend::ExpertsGateUp(const ExpertsGateUpParams& p) {
                            .epilogue = GemmEpilogue::kSwiGlu,
                            .out = p.out.data,
                            .num_features = experts.intermediate_size()};
-  context_->Keep(Gemm(context_->device(), gemm), "ExpertsGateUp");
+  context_->Keep(Gemm(context_->Begin(), gemm), "ExpertsGateUp");
 }
 
 void CudaBackend::ExpertsDown(const ExpertsDownParams& p) {
@@ -249,21 +250,21 @@ void CudaBackend::ExpertsDown(const ExpertsDownParams& p) {
                            .out = p.out.data,
                            .out_row = p.out_row,
                            .num_features = experts.hidden_size()};
-  context_->Keep(Gemm(context_->device(), gemm), "ExpertsDown");
+  context_->Keep(Gemm(context_->Begin(), gemm), "ExpertsDown");
 }
 
 void CudaBackend::Combine(const CombineParams& p) {
   MOED_CHECK(HasShape(p.hidden, p.hidden.rows, p.rows.cols, DType::kF32));
   MOED_CHECK(p.rows.dtype == DType::kBF16);
   if (context_->failed()) return;
-  context_->Keep(cuda::Combine(context_->device(), p), "Combine");
+  context_->Keep(cuda::Combine(context_->Begin(), p), "Combine");
 }
 
 void CudaBackend::AddRows(const AddRowsParams& p) {
   MOED_CHECK(HasShape(p.hidden, p.rows.rows, p.rows.cols, DType::kF32));
   MOED_CHECK(p.rows.dtype == DType::kBF16);
   if (context_->failed()) return;
-  context_->Keep(cuda::AddRows(context_->device(), p), "AddRows");
+  context_->Keep(cuda::AddRows(context_->Begin(), p), "AddRows");
 }
 
 void CudaBackend::Sample(const SampleParams& p) {
@@ -294,7 +295,7 @@ void CudaBackend::Sample(const SampleParams& p) {
                                .tokens = reinterpret_cast<SampledToken*>(scratch),
                                .top_logprobs = reinterpret_cast<TokenLogprob*>(scratch + top_at),
                                .num_top_logprobs = lists.num_top_logprobs};
-  context_->Keep(cuda::Sample(context_->device(), arrays, p.logits.rows), "Sample");
+  context_->Keep(cuda::Sample(context_->Begin(), arrays, p.logits.rows), "Sample");
   CopyToHost(tokens.data(), arrays.tokens, top_at);
   CopyToHost(top.data(), arrays.top_logprobs, weights_at - top_at);
   if (!context_->failed()) ReadSamples(lists, tokens, top, p.out);

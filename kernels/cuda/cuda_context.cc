@@ -49,10 +49,16 @@ absl::StatusOr<std::unique_ptr<CudaContext>> CudaContext::Create(int device_inde
 
 CudaContext::~CudaContext() {
   if (device_.stream == nullptr) return;
+  Begin();
   cudaStreamSynchronize(device_.stream);
   FreeStaging();
   cudaFree(scratch_);
   cudaStreamDestroy(device_.stream);
+}
+
+const Device& CudaContext::Begin() {
+  cudaSetDevice(device_index_);  // if it fails, so does the call that follows, which has a name
+  return device_;
 }
 
 void CudaContext::Keep(cudaError_t error, const char* what) {
@@ -60,7 +66,7 @@ void CudaContext::Keep(cudaError_t error, const char* what) {
 }
 
 absl::Status CudaContext::Synchronize() {
-  Keep(cudaStreamSynchronize(device_.stream), "waiting for the ops");
+  Keep(cudaStreamSynchronize(Begin().stream), "waiting for the ops");
   staging_used_ = 0;
   return status_;
 }

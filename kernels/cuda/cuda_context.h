@@ -28,9 +28,10 @@ class CudaContext {
 
   int device_index() const { return device_index_; }
   const std::string& architecture() const { return architecture_; }  // "sm_90"
-  const Device& device() const { return device_; }
+  /// Where to launch. Makes this GPU the calling thread's: CUDA keeps that choice per thread.
+  const Device& Begin();
 
-  /// Keeps the first error, with what was being done.
+  /// Keeps the first error, with what noticed it: a kernel's fault shows in some later call.
   void Keep(cudaError_t error, const char* what);
   /// Nothing may be launched any more: some op has failed.
   bool failed() const { return !status_.ok(); }

@@ -150,17 +150,26 @@ __device__ Threshold FindThreshold(const float* values, int n, unsigned long lon
   return found;
 }
 
+/// A thread's share of [0, n) where order matters: neighbours.
+struct Share {
+  int begin, end;
+};
+__device__ Share ShareOf(int n) {
+  const int each = (n + NumThreads() - 1) / NumThreads();
+  const int begin = min(Thread() * each, n);
+  return {begin, min(begin + each, n)};
+}
+
 /// Replaces all values below the threshold, and those at it but for the first `ties` by id.
 __device__ void Cut(float* values, int n, uint32_t key, unsigned long long ties, float replacement,
                     SampleShared& s) {
-  unsigned long long before = 0;
-  for (int first = 0; first < n; first += NumThreads()) {
-    const int i = first + Thread();
-    const uint32_t k = i < n ? KeyOf(values[i]) : 0;
-    const bool is_tie = i < n && k == key;
-    const Prefix prefix = BlockPrefixSum(is_tie ? 1 : 0, s);
-    if (i < n && (k < key || (is_tie && before + prefix.before >= ties))) values[i] = replacement;
-    before += prefix.total;
+  const Share share = ShareOf(n);
+  unsigned long long count = 0;
+  for (int i = share.begin; i < share.end; ++i) count += KeyOf(values[i]) == key;
+  unsigned long long before = BlockPrefixSum(count, s).before;
+  for (int i = share.begin; i < share.end; ++i) {
+    const uint32_t k = KeyOf(values[i]);
+    if (k < key || (k == key && before++ >= ties)) values[i] = replacement;
   }
   __syncthreads();
 }
@@ -239,17 +248,16 @@ __device__ int32_t LowestPermitted(const Row& row, SampleShared& s) {
 
 /// The first id at which the running sum of weights passes `uniform` times their sum.
 __device__ int32_t Draw(const Row& row, SampleShared& s) {
-  const int per_thread = (row.n + NumThreads() - 1) / NumThreads();
-  const int begin = min(Thread() * per_thread, row.n), end = min(begin + per_thread, row.n);
+  const Share share = ShareOf(row.n);
   unsigned long long sum = 0;
-  for (int i = begin; i < end; ++i) sum += Quantize(row.weights[i]);
+  for (int i = share.begin; i < share.end; ++i) sum += Quantize(row.weights[i]);
   const Prefix prefix = BlockPrefixSum(sum, s);
   const unsigned long long target =
       min(static_cast<unsigned long long>(row.request.uniform * static_cast<double>(prefix.total)),
           prefix.total - 1);
   if (prefix.before <= target && target < prefix.before + sum) {
     unsigned long long running = prefix.before;
-    int i = begin;
+    int i = share.begin;
     for (; running + Quantize(row.weights[i]) <= target; ++i) running += Quantize(row.weights[i]);
     s.id = i;
   }

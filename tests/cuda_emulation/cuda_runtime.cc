@@ -93,7 +93,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
   properties->sharedMemPerBlockOptin = kSharedOptin;
   properties->major = 8;
   properties->minor = 0;
-  properties->multiProcessorCount = 4;
+  properties->multiProcessorCount = 2;
   return call.Return(cudaSuccess);
 }
 

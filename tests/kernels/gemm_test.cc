@@ -141,13 +141,13 @@ TEST_P(GemmTest, ARowOfLinearHasTheSameBitsInEveryCompanyAndOnAnyThreads) {
   for (const auto& [n, k] : {std::pair<int64_t, int64_t>{200, 96}, {64, 257}}) {
     const HostWeights host(RandomValues(n * k, 2, DType::kBF16), k, DType::kBF16);
     const HostMatrix matrix = host.matrix();
-    const auto x = RandomValues(64 * k, 1, dtype());
+    const auto x = RandomValues(130 * k, 1, dtype());
     std::vector<uint8_t> alone;
-    for (int threads : {1, 2, 3}) {
+    for (int threads : ThreadCounts(GetParam())) {
       const auto backend = MakeBackend(GetParam(), threads);
       const auto weights = backend->LoadLinear({&matrix, 1}, {}, kernels::WeightFormat::kStored);
       ASSERT_TRUE(weights.ok());
-      for (int64_t rows : {1, 2, 3, 4, 5, 6, 7, 11, 13, 32, 64}) {
+      for (int64_t rows : {1, 2, 3, 4, 5, 6, 7, 11, 13, 32, 64, 130}) {
         // The row in question is the last of the batch.
         const std::vector<float> batch(x.end() - rows * k, x.end());
         const Tensor in(*backend, dtype(), k, batch), out(*backend, DType::kF32, rows, n);
@@ -256,12 +256,12 @@ TEST_P(GemmTest, ARowOfAnExpertHasTheSameBitsInEveryGroupingAndOnAnyThreads) {
   const Experts e = MakeExperts(3, 96, 40, DType::kBF16);
   const auto x = RandomValues(70 * 96, 1, dtype());
   std::vector<uint8_t> mid_alone, out_alone;
-  for (int threads : {1, 2, 3}) {
+  for (int threads : ThreadCounts(GetParam())) {
     const auto backend = MakeBackend(GetParam(), threads);
     const auto weights = backend->LoadExperts(e.sources, kernels::WeightFormat::kStored);
     ASSERT_TRUE(weights.ok());
     const Tensor in(*backend, dtype(), 96, x);
-    for (int rows : {1, 2, 5, 6, 9, 31, 64}) {
+    for (int rows : {1, 2, 5, 6, 9, 31, 64, 300}) {
       // Row 69 of x is the last row of expert 1; other experts have more or fewer rows.
       std::vector<int32_t> x_row(rows + 3, 7);
       x_row[rows] = 69;

@@ -54,7 +54,7 @@ TEST_P(MoeOpsTest, ARowIsNormalisedWithTheSameBitsInEveryCompanyAndOnAnyThreads)
   const int64_t n = 333;
   const auto x = RandomValues(200 * n, 1, DType::kF32), w = RandomValues(n, 2, DType::kF32);
   const auto alone = Norm(*backend_, {x.end() - n, x.end()}, w);
-  for (int threads : {1, 2, 3}) {
+  for (int threads : ThreadCounts(GetParam())) {
     const auto backend = MakeBackend(GetParam(), threads);
     for (int64_t rows : {2, 64, 200}) {
       const auto all = Norm(*backend, {x.end() - rows * n, x.end()}, w);
@@ -235,7 +235,7 @@ TEST_P(MoeOpsTest, ATokenIsCombinedWithTheSameBitsInEveryCompany) {
   one.weights.assign(all.weights.end() - 8, all.weights.end());
   one.before.assign(all.before.end() - 96, all.before.end());
   const auto alone = RunCombine(*backend_, one);
-  for (int threads : {1, 2, 3}) {
+  for (int threads : ThreadCounts(GetParam())) {
     const auto backend = MakeBackend(GetParam(), threads);
     const auto bytes = RunCombine(*backend, all);
     EXPECT_TRUE(std::equal(alone.begin(), alone.end(), bytes.end() - alone.size()));

@@ -1,18 +1,25 @@
 #include "tests/kernels/op_test_util.h"
 
+#include <algorithm>
 #include <bit>
 
 #include "kernels/cpu/float_convert.h"
 #include "kernels/cpu/instruction_sets.h"
+#ifdef MOED_CUDA_EMULATION
+#include "kernels/cuda/cuda_backend.h"
+#endif
 
 namespace moed::kernels {
 
 std::string ConfigName(const testing::TestParamInfo<OpConfig>& info) {
-  return info.param.instruction_set + "_" + std::string(Name(info.param.dtype));
+  std::string name = info.param.device == "cpu" ? info.param.instruction_set : info.param.device;
+  std::replace_if(
+      name.begin(), name.end(), [](char c) { return c == '-' || c == ':'; }, '_');
+  return name + "_" + std::string(Name(info.param.dtype));
 }
 
 void PrintTo(const OpConfig& config, std::ostream* out) {
-  *out << config.instruction_set << " " << Name(config.dtype);
+  *out << config.device << " " << config.instruction_set << " " << Name(config.dtype);
 }
 
 std::vector<OpConfig> AllConfigs() {
@@ -21,11 +28,28 @@ std::vector<OpConfig> AllConfigs() {
     configs.push_back({set.name, DType::kBF16});
     configs.push_back({set.name, DType::kF32});
   }
+#ifdef MOED_CUDA_EMULATION
+  configs.push_back({"", DType::kBF16, "cuda-emulation:0"});
+#else
+  if (CreateBackend({.device = "cuda:0"}).ok()) configs.push_back({"", DType::kBF16, "cuda:0"});
+#endif
   return configs;
 }
 
+std::vector<int> ThreadCounts(const OpConfig& config) {
+  return config.device == "cpu" ? std::vector<int>{1, 2, 3} : std::vector<int>{1};
+}
+
 std::unique_ptr<Backend> MakeBackend(const OpConfig& config, int num_threads) {
-  auto backend = CreateBackend({.activation_dtype = config.dtype,
+#ifdef MOED_CUDA_EMULATION
+  if (config.device == "cuda-emulation:0") {
+    auto emulated = cuda::CreateCudaBackend({.device = "cuda:0"});
+    EXPECT_TRUE(emulated.ok()) << emulated.status();
+    return *std::move(emulated);
+  }
+#endif
+  auto backend = CreateBackend({.device = config.device,
+                                .activation_dtype = config.dtype,
                                 .num_threads = num_threads,
                                 .instruction_set = config.instruction_set});
   EXPECT_TRUE(backend.ok()) << backend.status();

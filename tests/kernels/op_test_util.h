@@ -29,14 +29,19 @@ namespace moed::kernels {
 
 /// One backend to run the op tests on.
 struct OpConfig {
-  std::string instruction_set;
-  DType dtype;  // of activations
+  std::string instruction_set;  // of the CPU
+  DType dtype;                  // of activations
+  std::string device = "cpu";   // or "cuda:0", or "cuda-emulation:0": tests/cuda_emulation
 };
 std::string ConfigName(const testing::TestParamInfo<OpConfig>& info);
 void PrintTo(const OpConfig& config, std::ostream* out);
 
-/// Every instruction set of this machine in bf16 and f32.
+/// Every instruction set of this machine in bf16 and f32; the CUDA backend in bf16, on a GPU where
+/// it was built for one and there is one, and emulated where it was not.
 std::vector<OpConfig> AllConfigs();
+
+/// The numbers of threads to try: a CUDA backend has none.
+std::vector<int> ThreadCounts(const OpConfig& config);
 
 std::unique_ptr<Backend> MakeBackend(const OpConfig& config, int num_threads = 1);
 
