@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# All tests: set-up, lint, release build and tests, the build without gRPC, and parts under sanitizers.
-# Usage: tests/run.sh [STEP ...]     steps: lint release norpc asan tsan (default: all, in this order)
+# All tests: set-up, lint, release build and tests, the build without gRPC, the CUDA kernels through nvcc, and
+# parts under sanitizers.
+# Usage: tests/run.sh [STEP ...]     steps: lint release norpc cuda asan tsan (default: all, in this order)
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -45,11 +46,20 @@ norpc() {
   run_ctest norpc -j 2 -R '^(layering|moed_bench|local_engine|reference|moe_layer)_test$'
 }
 
+cuda() {
+  step "cuda: compile the kernels for three architectures"
+  if ! command -v nvcc >/dev/null && [ ! -x /usr/local/cuda/bin/nvcc ]; then
+    echo "tests: there is no nvcc here, the kernels are tested on the emulation only: skipped"
+    return
+  fi
+  bash tests/gpu/check_spills.sh || fail "the CUDA kernels do not compile, or spill"
+}
+
 # The sanitizer builds leave out the tests that are mostly gRPC's own code, which is not instrumented: services,
 # generate, engine_wire, process_engine_group, client. Those run in the release build, e2e_test with real processes.
 asan_targets=(json_reader_test logging_test model_config_test rope_test daemon_config_test
               attention_test create_backend_test gemm_test moe_ops_test sampling_test thread_pool_test
-              cuda_emulation_test
+              cuda_emulation_test cuda_backend_test
               expert_placement_test dummy_tensors_test format_rule_test safetensors_file_test weight_loader_test
               shm_communicator_test dispatch_plan_test moe_layer_test moe_exchange_test paged_kv_cache_test sampler_test
               decoder_model_test batch_inputs_test validate_step_plan_test local_engine_test reference_test
@@ -73,11 +83,11 @@ tsan() { TSAN_OPTIONS=second_deadlock_stack=1 sanitized tsan "${tsan_targets[@]}
 
 bash deploy/setup.sh --with-tests
 steps=("$@")
-[ ${#steps[@]} -gt 0 ] || steps=(lint release norpc asan tsan)
+[ ${#steps[@]} -gt 0 ] || steps=(lint release norpc cuda asan tsan)
 for s in "${steps[@]}"; do
   case "$s" in
-    lint|release|norpc|asan|tsan) "$s" ;;
-    *) fail "unknown step '$s' (expected lint, release, norpc, asan, tsan)" ;;
+    lint|release|norpc|cuda|asan|tsan) "$s" ;;
+    *) fail "unknown step '$s' (expected lint, release, norpc, cuda, asan, tsan)" ;;
   esac
 done
 step "all passed: ${steps[*]}"
