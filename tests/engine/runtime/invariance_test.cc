@@ -99,11 +99,11 @@ void AddIntegerModels(std::vector<Model>& models) {
                                                   {"avx512", "Avx512"},
                                                   {"avx512_vnni", "Avx512Vnni"}}) {
       models.push_back(
-          {absl::StrCat("Tiny", name, suffix), "", DType::kBF16, instruction_set, 1, 4, format});
+          {absl::StrCat("Tiny", name, suffix), "", DType::kBF16, instruction_set, 1, 2, format});
     }
     models.push_back({absl::StrCat("Odd", name), odd, DType::kBF16, "", 2, 4, format});
     models.push_back(
-        {absl::StrCat("Demo", name), root + "/config/demo", DType::kBF16, "", 8, 2, format});
+        {absl::StrCat("Demo", name), root + "/config/demo", DType::kBF16, "", 4, 1, format});
   }
 }
 
