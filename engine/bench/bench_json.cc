@@ -48,6 +48,11 @@ nlohmann::json TestJson(const TestSamples& test, const BenchReport& report) {
                         {"uniform_distinct_experts", UniformDistinctExperts(report.config, first)},
                         {"balancedness", first.balancedness}};
   for (const TestSample& s : test.samples) row["samples"].push_back(TokensPerSecond(s));
+  if (first.read_bytes_per_s > 0) {
+    for (const TestSample& s : test.samples) {
+      row["machine_read_bytes_per_second"].push_back(s.read_bytes_per_s);
+    }
+  }
   for (const auto& [stage, ms] : StageMs(test.samples)) row["stage_ms_per_step"][stage] = ms;
   for (const StageRate& rate : RatesOf(report.work_model(), test.samples, report.ceilings)) {
     row["stages"].push_back(RateJson(rate, report.ceilings.num_threads > 0));
@@ -89,7 +94,7 @@ std::string FormatJson(const BenchReport& report) {
                         {"load_format", options.load_format},
                         {"num_ranks", options.num_ranks},
                         {"num_threads", options.num_threads},
-                        {"pinned", !CpusPerRank(options).empty()},
+                        {"pinned", report.pinned},
                         {"num_prompt_tokens", options.num_prompt_tokens},
                         {"num_generated_tokens", options.num_generated_tokens},
                         {"num_mixed_tokens", options.num_mixed_tokens},

@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cstdio>
 #include <iterator>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -69,22 +70,28 @@ void AddRunFlags(CLI::App& app, BenchOptions& options) {
 }
 
 /// With the threads of all ranks, where they will be.
-absl::StatusOr<MachineCeilings> MeasureCeilingsOf(const BenchOptions& options) {
-  std::vector<int> cpus;
-  for (const std::vector<int>& of_rank : CpusPerRank(options)) {
-    cpus.insert(cpus.end(), of_rank.begin(), of_rank.end());
+CeilingOptions CeilingOptionsFor(const LocalEngineGroupOptions& group) {
+  CeilingOptions ceilings{.num_threads =
+                              group.placement.num_ranks * group.engine.backend.num_threads};
+  for (const std::vector<int>& of_rank : group.cpus_per_rank) {
+    ceilings.cpus.insert(ceilings.cpus.end(), of_rank.begin(), of_rank.end());
   }
-  return MeasureCeilings(options.num_ranks * options.num_threads, cpus);
+  return ceilings;
 }
 
 absl::StatusOr<BenchReport> RunBench(const BenchOptions& options,
                                      const LocalEngineGroupOptions& group_options) {
-  BenchReport report{.options = options, .config = group_options.config};
+  BenchReport report{.options = options,
+                     .config = group_options.config,
+                     .pinned = !group_options.cpus_per_rank.empty()};
   MOED_ASSIGN_OR_RETURN(report.dtype, ParseEngineDType(options.dtype));
   MOED_ASSIGN_OR_RETURN(report.stored_dtype,
                         StoredMatrixDType(group_options.config, group_options.loader));
+  std::unique_ptr<ReadProbe> probe;
   if (options.ceilings) {
-    MOED_ASSIGN_OR_RETURN(report.ceilings, MeasureCeilingsOf(options));
+    const CeilingOptions ceilings = CeilingOptionsFor(group_options);
+    MOED_ASSIGN_OR_RETURN(report.ceilings, MeasureCeilings(ceilings));
+    MOED_ASSIGN_OR_RETURN(probe, ReadProbe::Create(ceilings));
   }
   const auto begin = std::chrono::steady_clock::now();
   MOED_ASSIGN_OR_RETURN(std::unique_ptr<LocalEngineGroup> group,
@@ -96,7 +103,7 @@ absl::StatusOr<BenchReport> RunBench(const BenchOptions& options,
   }
   for (int32_t batch : options.batches) {
     MOED_ASSIGN_OR_RETURN(std::vector<TestSamples> tests,
-                          RunBatch(*group, options, batch, group_options.config));
+                          RunBatch(*group, options, batch, group_options.config, probe.get()));
     std::move(tests.begin(), tests.end(), std::back_inserter(report.tests));
   }
   return report;

@@ -16,12 +16,11 @@ std::string FormatHeader(const BenchReport& report) {
   return absl::StrFormat(
       "%s, %d layers, hidden %d, %d experts, top-%d, %s, %s (%s), %d ranks x %d threads%s%s\n"
       "weights %.1f MiB over all ranks, loaded in %.2f s; prompt %d%s and generation %d tokens per "
-      "sequence, %d repetitions\n\n",
+      "sequence, %d repetitions\n",
       report.config.architecture, report.config.num_layers, report.config.hidden_size,
       report.config.num_experts, report.config.top_k, options.dtype, engine.device,
       engine.instruction_set, engine.num_ranks, engine.num_threads,
-      engine.num_ranks > 1 ? " of one process" : "",
-      CpusPerRank(options).empty() ? ", not pinned" : ", pinned",
+      engine.num_ranks > 1 ? " of one process" : "", report.pinned ? ", pinned" : ", not pinned",
       static_cast<double>(weight_bytes) / (1 << 20), report.load_seconds, options.num_prompt_tokens,
       options.shared_prompt ? " (shared)" : "", options.num_generated_tokens,
       options.num_repetitions);
@@ -76,11 +75,10 @@ std::string FormatStageTable(const BenchReport& report) {
 std::string FormatCeilings(const MachineCeilings& ceilings) {
   if (ceilings.num_threads == 0) return "";
   return absl::StrFormat(
-      "machine, %d threads: read %.1f GB/s (%s), copy %.1f GB/s, on registers f32 %.0f, bf16 %.0f, "
-      "int8 %.0f Gop/s\n\n",
-      ceilings.num_threads, ceilings.read_bytes_per_s / 1e9, ceilings.read_method,
-      ceilings.copy_bytes_per_s / 1e9, ceilings.f32_ops_per_s / 1e9, ceilings.bf16_ops_per_s / 1e9,
-      ceilings.int8_ops_per_s / 1e9);
+      "machine: read %.1f GB/s (%s), copy %.1f GB/s, on registers f32 %.0f, bf16 %.0f, int8 "
+      "%.0f Gop/s\n",
+      ceilings.read_bytes_per_s / 1e9, ceilings.read_method, ceilings.copy_bytes_per_s / 1e9,
+      ceilings.f32_ops_per_s / 1e9, ceilings.bf16_ops_per_s / 1e9, ceilings.int8_ops_per_s / 1e9);
 }
 
 std::string FormatRate(const TestSamples& test, const StageRate& rate) {
@@ -98,6 +96,10 @@ std::string FormatRateTable(const BenchReport& report) {
                          "stage", "ms/step", "MB read", "GB/s", "of max", "Gop", "Gop/s", "of max",
                          "bound");
   for (const TestSamples& test : report.tests) {
+    const double read =
+        SpreadOver(test.samples, [](const TestSample& s) { return s.read_bytes_per_s; }).median;
+    out += absl::StrFormat("%6d %-11s (the machine at that time: read %.1f GB/s)\n", test.batch,
+                           Name(test.test), read / 1e9);
     for (const StageRate& rate : RatesOf(report.work_model(), test.samples, report.ceilings)) {
       out += FormatRate(test, rate);
     }
@@ -108,7 +110,7 @@ std::string FormatRateTable(const BenchReport& report) {
 }  // namespace
 
 std::string FormatTables(const BenchReport& report) {
-  return FormatHeader(report) + FormatCeilings(report.ceilings) + FormatSpeedTable(report) +
+  return FormatHeader(report) + FormatCeilings(report.ceilings) + "\n" + FormatSpeedTable(report) +
          FormatStageTable(report) + FormatRateTable(report);
 }
 

@@ -16,10 +16,11 @@ namespace moed {
 struct BenchReport {
   BenchOptions options;
   ModelConfig config;
+  bool pinned = false;                // threads to CPUs
   std::vector<EngineInfo> engines;    // [num_ranks]
   EngineDType dtype;                  // of options.dtype
   DType stored_dtype = DType::kBF16;  // of matrices that are kept as stored
-  MachineCeilings ceilings;           // num_threads is 0 with --no-ceilings
+  MachineCeilings ceilings;           // before the tests; num_threads is 0 with --no-ceilings
   double load_seconds = 0;
   std::vector<TestSamples> tests;
 

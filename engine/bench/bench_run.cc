@@ -133,7 +133,7 @@ absl::Status WarmUp(LocalEngineGroup& group, BenchOptions options, int32_t batch
 
 absl::StatusOr<std::vector<TestSamples>> RunBatch(LocalEngineGroup& group,
                                                   const BenchOptions& options, int32_t batch,
-                                                  const ModelConfig& config) {
+                                                  const ModelConfig& config, ReadProbe* probe) {
   MOED_RETURN_IF_ERROR(WarmUp(group, options, batch, config));
   std::vector<TestSamples> tests;
   for (BenchTest test : {BenchTest::kPrefill, BenchTest::kGeneration, BenchTest::kMixed}) {
@@ -142,8 +142,12 @@ absl::StatusOr<std::vector<TestSamples>> RunBatch(LocalEngineGroup& group,
   BatchRun run(group, options, batch, config);
   for (int32_t i = 0; i < options.num_repetitions; ++i) {
     run.Restart(options.seed + static_cast<uint64_t>(i));
+    double read_before = probe == nullptr ? 0 : probe->Measure();
     for (TestSamples& test : tests) {
       MOED_ASSIGN_OR_RETURN(TestSample sample, run.Run(test.test));
+      const double read_after = probe == nullptr ? 0 : probe->Measure();
+      sample.read_bytes_per_s = (read_before + read_after) / 2;
+      read_before = read_after;
       test.samples.push_back(std::move(sample));
     }
   }

@@ -8,6 +8,7 @@
 #include "engine/api/step.h"
 #include "engine/bench/bench_options.h"
 #include "engine/bench/bench_plan.h"
+#include "engine/bench/machine_ceilings.h"
 #include "engine/runtime/local_engine_group.h"
 
 namespace moed {
@@ -27,6 +28,8 @@ struct TestSample {
   StepTimes times;              // summed over the steps, averaged over the ranks
   double distinct_experts = 0;  // per MoE layer and step, over all ranks; mean
   double balancedness = 0;      // mean / max rows per rank; mean over the steps
+  /// The machine's best streaming read at that time: mean of before and after. 0 = not measured.
+  double read_bytes_per_s = 0;
 };
 
 struct TestSamples {
@@ -38,9 +41,9 @@ struct TestSamples {
 /// Measures one batch size: prompts of random tokens, then one random token a step for each
 /// sequence (the sampled ones are thrown away: with random weights they would soon all be the
 /// same), then, if asked for, decoding beside one more prompt. One unmeasured run comes first.
-/// Returns the tests that have steps.
+/// Returns the tests that have steps. `probe` is null for no measurement of the machine.
 absl::StatusOr<std::vector<TestSamples>> RunBatch(LocalEngineGroup& group,
                                                   const BenchOptions& options, int32_t batch,
-                                                  const ModelConfig& config);
+                                                  const ModelConfig& config, ReadProbe* probe);
 
 }  // namespace moed

@@ -24,10 +24,7 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr int64_t kHugePage = int64_t{2} << 20;
-constexpr int64_t kMinTotalBytes = int64_t{512} << 20;     // far more than caches hold
-constexpr int64_t kMinBytesPerThread = int64_t{32} << 20;  // likewise
-constexpr int kNumPasses = 8;
-constexpr int64_t kRounds = 1 << 20;  // some 10 ms of arithmetic
+constexpr int64_t kMinBytesPerThread = int64_t{32} << 20;
 
 enum class Pages { kSmall, kHuge };
 
@@ -71,21 +68,20 @@ class FreshMemory {
 /// Runs the same loop on several threads and times it. Owned by MeasureCeilings.
 class Stopwatch {
  public:
-  Stopwatch(int32_t num_threads, std::vector<int> cpus)
-      : num_threads_(num_threads), cpus_(std::move(cpus)) {}
+  explicit Stopwatch(const CeilingOptions& options) : options_(options) {}
 
-  int32_t num_threads() const { return num_threads_; }
+  int32_t num_threads() const { return options_.num_threads; }
 
   /// The shortest time in seconds that all threads took together for loop(thread), of several
   /// passes. `prepare(thread)` runs once before, on the same thread.
   double Best(const std::function<void(int32_t)>& prepare,
               const std::function<void(int32_t)>& loop) const {
-    std::barrier together(num_threads_);
+    std::barrier together(num_threads());
     double best = 0;
     const auto run = [&](int32_t thread) {
-      if (!cpus_.empty()) Pin(cpus_[thread]);
+      if (!options_.cpus.empty()) Pin(options_.cpus[thread]);
       prepare(thread);
-      for (int pass = 0; pass < kNumPasses; ++pass) {
+      for (int pass = 0; pass < options_.num_passes; ++pass) {
         together.arrive_and_wait();
         const Clock::time_point begin = Clock::now();
         loop(thread);
@@ -95,7 +91,7 @@ class Stopwatch {
       }
     };
     std::vector<std::thread> threads;
-    for (int32_t i = 0; i < num_threads_; ++i) threads.emplace_back(run, i);
+    for (int32_t i = 0; i < num_threads(); ++i) threads.emplace_back(run, i);
     for (std::thread& thread : threads) thread.join();
     return best;
   }
@@ -108,8 +104,7 @@ class Stopwatch {
     (void)pthread_setaffinity_np(pthread_self(), sizeof(set), &set);
   }
 
-  const int32_t num_threads_;
-  const std::vector<int> cpus_;
+  const CeilingOptions& options_;
 };
 
 #if defined(MOED_X86_CEILINGS)
@@ -139,23 +134,64 @@ struct Parts {
   void Fill(int32_t thread) const { std::memset(Of(thread), 1, bytes_each); }
 };
 
-void MeasureReads(const Stopwatch& stopwatch, const CeilingLoops& loops,
-                  const std::pair<Parts, Pages>& memory, MachineCeilings& ceilings) {
-  const Parts& parts = memory.first;
+int64_t TotalBytes(const CeilingOptions& options) {
+  return std::max(options.num_bytes, kMinBytesPerThread * int64_t{options.num_threads});
+}
+
+Parts PartsOf(const FreshMemory& memory, const CeilingOptions& options) {
+  return {.data = memory.data(),
+          .bytes_each = TotalBytes(options) / options.num_threads / kHugePage * kHugePage};
+}
+
+double MeasureRead(const Stopwatch& stopwatch, int64_t (*read)(const char*, int64_t),
+                   const Parts& parts) {
   std::atomic<int64_t> sink{0};
+  const double seconds = stopwatch.Best(
+      [](int32_t) {}, [&](int32_t thread) { sink += read(parts.Of(thread), parts.bytes_each); });
+  return static_cast<double>(parts.bytes_each) * stopwatch.num_threads() / seconds;
+}
+
+void MeasureReads(const Stopwatch& stopwatch, const std::pair<Parts, Pages>& memory,
+                  MachineCeilings& ceilings) {
+  const Parts& parts = memory.first;
+  const CeilingLoops loops = ChooseLoops();
+  stopwatch.Best([&](int32_t thread) { parts.Fill(thread); }, [](int32_t) {});
   for (int method = 0; method < kNumReadMethods; ++method) {
-    const double seconds = stopwatch.Best(
-        [&](int32_t thread) {
-          if (method == 0) parts.Fill(thread);
-        },
-        [&](int32_t thread) { sink += loops.read[method](parts.Of(thread), parts.bytes_each); });
-    const double bytes = static_cast<double>(parts.bytes_each) * stopwatch.num_threads();
-    if (bytes / seconds <= ceilings.read_bytes_per_s) continue;
-    ceilings.read_bytes_per_s = bytes / seconds;
+    const double rate = MeasureRead(stopwatch, loops.read[method], parts);
+    if (rate <= ceilings.read_bytes_per_s) continue;
+    ceilings.read_bytes_per_s = rate;
     ceilings.read_method = absl::StrCat(
         kReadMethods[method], memory.second == Pages::kHuge ? ", huge pages" : ", small pages");
   }
 }
+
+/// Keeps memory whose pages are there already.
+class HugePageProbe final : public ReadProbe {
+ public:
+  HugePageProbe(CeilingOptions options, FreshMemory memory)
+      : options_(std::move(options)),
+        memory_(std::move(memory)),
+        loops_(ChooseLoops()),
+        parts_(PartsOf(memory_, options_)) {
+    options_.num_passes = 1;
+    Stopwatch(options_).Best([this](int32_t thread) { parts_.Fill(thread); }, [](int32_t) {});
+  }
+
+  double Measure() override {
+    const Stopwatch stopwatch(options_);
+    double best = 0;
+    for (const auto& read : loops_.read) {
+      best = std::max(best, MeasureRead(stopwatch, read, parts_));
+    }
+    return best;
+  }
+
+ private:
+  CeilingOptions options_;
+  const FreshMemory memory_;
+  const CeilingLoops loops_;
+  const Parts parts_;
+};
 
 /// The first half of each part to the second.
 double MeasureCopy(const Stopwatch& stopwatch, const Parts& parts) {
@@ -168,34 +204,35 @@ double MeasureCopy(const Stopwatch& stopwatch, const Parts& parts) {
   return static_cast<double>(half) * stopwatch.num_threads() / seconds;
 }
 
-double MeasureRate(const Stopwatch& stopwatch, int64_t (*loop)(int64_t rounds)) {
+double MeasureRate(const Stopwatch& stopwatch, int64_t num_rounds, int64_t (*loop)(int64_t)) {
   if (loop == nullptr) return 0;
-  std::atomic<int64_t> num_operations{0};
+  std::atomic<int64_t> operations_each{0};
   const double seconds =
-      stopwatch.Best([](int32_t) {}, [&](int32_t) { num_operations += loop(kRounds); });
-  return static_cast<double>(num_operations) / kNumPasses / seconds;
+      stopwatch.Best([](int32_t) {}, [&](int32_t) { operations_each = loop(num_rounds); });
+  return static_cast<double>(operations_each) * stopwatch.num_threads() / seconds;
 }
 
 }  // namespace
 
-absl::StatusOr<MachineCeilings> MeasureCeilings(int32_t num_threads, const std::vector<int>& cpus) {
+absl::StatusOr<MachineCeilings> MeasureCeilings(const CeilingOptions& options) {
   const CeilingLoops loops = ChooseLoops();
-  const Stopwatch stopwatch(cpus.empty() ? num_threads : static_cast<int32_t>(cpus.size()), cpus);
-  const int64_t total =
-      std::max(kMinTotalBytes, kMinBytesPerThread * int64_t{stopwatch.num_threads()});
-  const int64_t bytes_each = total / stopwatch.num_threads() / kHugePage * kHugePage;
-
-  MachineCeilings ceilings{.num_threads = stopwatch.num_threads()};
+  const Stopwatch stopwatch(options);
+  MachineCeilings ceilings{.num_threads = options.num_threads};
   for (const Pages pages : {Pages::kSmall, Pages::kHuge}) {
-    MOED_ASSIGN_OR_RETURN(const FreshMemory memory, FreshMemory::Map(total, pages));
-    const Parts parts{.data = memory.data(), .bytes_each = bytes_each};
-    MeasureReads(stopwatch, loops, {parts, pages}, ceilings);
+    MOED_ASSIGN_OR_RETURN(const FreshMemory memory, FreshMemory::Map(TotalBytes(options), pages));
+    const Parts parts = PartsOf(memory, options);
+    MeasureReads(stopwatch, {parts, pages}, ceilings);
     ceilings.copy_bytes_per_s = std::max(ceilings.copy_bytes_per_s, MeasureCopy(stopwatch, parts));
   }
-  ceilings.f32_ops_per_s = MeasureRate(stopwatch, loops.f32);
-  ceilings.bf16_ops_per_s = MeasureRate(stopwatch, loops.bf16);
-  ceilings.int8_ops_per_s = MeasureRate(stopwatch, loops.int8);
+  ceilings.f32_ops_per_s = MeasureRate(stopwatch, options.num_rounds, loops.f32);
+  ceilings.bf16_ops_per_s = MeasureRate(stopwatch, options.num_rounds, loops.bf16);
+  ceilings.int8_ops_per_s = MeasureRate(stopwatch, options.num_rounds, loops.int8);
   return ceilings;
+}
+
+absl::StatusOr<std::unique_ptr<ReadProbe>> ReadProbe::Create(const CeilingOptions& options) {
+  MOED_ASSIGN_OR_RETURN(FreshMemory memory, FreshMemory::Map(TotalBytes(options), Pages::kHuge));
+  return std::make_unique<HugePageProbe>(options, std::move(memory));
 }
 
 }  // namespace moed

@@ -117,6 +117,14 @@ StageWork Head(const WorkModel& model, const StepLoad& load) {
           .arithmetic = count.ArithmeticOf(role)};
 }
 
+/// With the streaming read of the time of the samples.
+MachineCeilings AtTheTime(MachineCeilings ceilings, const std::vector<TestSample>& samples) {
+  const double read =
+      SpreadOver(samples, [](const TestSample& s) { return s.read_bytes_per_s; }).median;
+  if (read > 0) ceilings.read_bytes_per_s = read;
+  return ceilings;
+}
+
 double OperationsPerSecond(const MachineCeilings& ceilings, Arithmetic arithmetic) {
   if (arithmetic == Arithmetic::kInt8 && ceilings.int8_ops_per_s > 0) {
     return ceilings.int8_ops_per_s;
@@ -152,7 +160,8 @@ std::vector<StageWork> WorkOfStep(const WorkModel& model, const TestSample& samp
 }
 
 std::vector<StageRate> RatesOf(const WorkModel& model, const std::vector<TestSample>& samples,
-                               const MachineCeilings& ceilings) {
+                               const MachineCeilings& measured) {
+  const MachineCeilings ceilings = AtTheTime(measured, samples);
   const std::vector<std::pair<std::string, double>> stage_ms = StageMs(samples);
   StageRate total{.work = {.stage = "total"}, .ms = stage_ms.back().second};
   std::vector<StageRate> rates;

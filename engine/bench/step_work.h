@@ -49,7 +49,8 @@ struct StageRate {
   double operations_per_s() const { return ms > 0 ? 1e3 * work.operations / ms : 0; }
 };
 
-/// The stages of a test and, last, "total": the whole step. Times are medians over the samples.
+/// The stages of a test and, last, "total": the whole step. Times are medians over the samples, and
+/// so is the streaming read, where the samples have it.
 /// Where the CPU has no instruction for a type, the next wider one that it has counts.
 std::vector<StageRate> RatesOf(const WorkModel& model, const std::vector<TestSample>& samples,
                                const MachineCeilings& ceilings);

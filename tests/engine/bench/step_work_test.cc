@@ -116,10 +116,29 @@ TEST(StepWorkTest, WithoutAnInstructionForATypeTheNextWiderOneCounts) {
   EXPECT_DOUBLE_EQ(RatesOf(model, {TwoDecodeSteps()}, ceilings)[4].arithmetic_share, 0.5);
 }
 
+TEST(StepWorkTest, SharesAreOfTheStreamingReadOfTheSamplesTime) {
+  const ModelConfig config = Config();
+  const WorkModel model{.config = config, .dtype = *ParseEngineDType("bf16")};
+  const double head_bytes = 2 * 1000 * 128;
+  TestSample sample = TwoDecodeSteps();
+  sample.read_bytes_per_s = head_bytes / 0.0015;
+  const MachineCeilings ceilings{
+      .num_threads = 1, .read_bytes_per_s = head_bytes / 0.001, .bf16_ops_per_s = 1e30};
+  EXPECT_DOUBLE_EQ(RatesOf(model, {sample}, ceilings)[4].read_share, 0.75);
+}
+
+TEST(StepWorkTest, AProbeReadsAtSomeRateEveryTime) {
+  const auto probe = ReadProbe::Create({.num_threads = 2, .num_bytes = 1 << 20});
+  ASSERT_TRUE(probe.ok()) << probe.status();
+  EXPECT_GT((*probe)->Measure(), 0);
+  EXPECT_GT((*probe)->Measure(), 0);
+}
+
 TEST(StepWorkTest, MeasuredCeilingsArePositive) {
-  const absl::StatusOr<MachineCeilings> ceilings = MeasureCeilings(1, {});
+  const absl::StatusOr<MachineCeilings> ceilings = MeasureCeilings(
+      {.num_threads = 2, .num_bytes = 1 << 20, .num_rounds = 1000, .num_passes = 2});
   ASSERT_TRUE(ceilings.ok()) << ceilings.status();
-  EXPECT_EQ(ceilings->num_threads, 1);
+  EXPECT_EQ(ceilings->num_threads, 2);
   EXPECT_GT(ceilings->read_bytes_per_s, 0);
   EXPECT_FALSE(ceilings->read_method.empty());
   EXPECT_GT(ceilings->copy_bytes_per_s, 0);
