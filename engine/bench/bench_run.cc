@@ -4,7 +4,6 @@
 #include <chrono>
 #include <functional>
 #include <optional>
-#include <utility>
 
 #include "config/base/status_macros.h"
 
@@ -148,7 +147,7 @@ absl::StatusOr<std::vector<TestSamples>> RunBatch(LocalEngineGroup& group,
       const double read_after = probe == nullptr ? 0 : probe->Measure();
       sample.read_bytes_per_s = (read_before + read_after) / 2;
       read_before = read_after;
-      test.samples.push_back(std::move(sample));
+      test.samples.push_back(sample);
     }
   }
   std::erase_if(tests, [](const TestSamples& t) { return t.samples.front().num_steps == 0; });
