@@ -58,7 +58,7 @@ cuda() {
 # The sanitizer builds leave out the tests that are mostly gRPC's own code, which is not instrumented: services,
 # generate, engine_wire, process_engine_group, client. Those run in the release build, e2e_test with real processes.
 asan_targets=(json_reader_test logging_test model_config_test rope_test daemon_config_test
-              attention_test create_backend_test gemm_test moe_ops_test sampling_test thread_pool_test
+              attention_test create_backend_test gemm_test int_gemm_test moe_ops_test panel_packing_test sampling_test thread_pool_test
               cuda_emulation_test cuda_backend_test emulated_cuda_test
               expert_placement_test dummy_tensors_test format_rule_test safetensors_file_test weight_loader_test
               shm_communicator_test dispatch_plan_test moe_layer_test moe_exchange_test paged_kv_cache_test sampler_test
@@ -68,7 +68,7 @@ asan_targets=(json_reader_test logging_test model_config_test rope_test daemon_c
               sequence_output_test load_placement_test balancedness_test step_loop_test
               token_authenticator_test pending_events_test host_memory_test memory_plan_test dtype_quality_test
               client_units_test)
-tsan_targets=(thread_pool_test shm_communicator_test moe_exchange_test local_engine_test invariance_test step_loop_test
+tsan_targets=(thread_pool_test int_gemm_test shm_communicator_test moe_exchange_test local_engine_test invariance_test step_loop_test
               logging_test metrics_http_server_test)
 
 sanitized() {
