@@ -10,7 +10,7 @@ namespace {
 constexpr int64_t kReadStep = 256;
 constexpr int64_t kPrefetchDistance = 4096;
 
-typedef int64_t ReadVector __attribute__((vector_size(64)));
+typedef uint64_t ReadVector __attribute__((vector_size(64)));
 
 /// Locality as of __builtin_prefetch: 3 is T0, 2 is T1, 0 is NTA; -1 is no prefetch.
 template <int kLocality>
@@ -27,9 +27,9 @@ int64_t Read(const char* data, int64_t bytes) {
     }
   }
   const ReadVector all = (sum[0] + sum[1]) + (sum[2] + sum[3]);
-  int64_t total = 0;
+  uint64_t total = 0;
   for (int j = 0; j < 8; ++j) total += all[j];
-  return total;
+  return static_cast<int64_t>(total);
 }
 
 /// `Op` has a register type Acc, Start(float) -> Acc, Step(Acc) -> Acc, the operations of a step,
