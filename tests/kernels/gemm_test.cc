@@ -20,6 +20,10 @@ std::vector<float> Product(const std::vector<float>& x, const std::vector<float>
   return y;
 }
 
+std::vector<float> Row(const std::vector<float>& m, int64_t cols, int64_t row) {
+  return {m.begin() + row * cols, m.begin() + (row + 1) * cols};
+}
+
 /// What a backend of that dtype makes of stored weights.
 std::vector<float> AsStored(std::vector<float> w, DType source, DType activations) {
   for (float& x : w) {
@@ -62,6 +66,29 @@ TEST_P(GemmTest, LinearMatchesTheReferenceForEveryStorageFormat) {
       backend_->Linear({.x = in.view(), .weights = weights->get(), .out = out.view()});
       ExpectClose(out.values(), Product(x, w, s.k), tolerance().f32_output,
                   "linear of " + std::to_string(s.n) + " x " + std::to_string(s.k));
+    }
+  }
+}
+
+TEST_P(GemmTest, LongRowsAreWalkedInBlocks) {
+  // Panels are cut along k at multiples of 2048 when there are several tiles of rows.
+  for (const Shape& s : {Shape{7, 65, 2047}, {7, 65, 2048}, {13, 5, 2049}, {97, 3, 4097}}) {
+    for (DType source : {DType::kBF16, DType::kF32}) {
+      const auto x = RandomValues(s.rows * s.k, 1, dtype());
+      const auto stored = RandomValues(s.n * s.k, 2, DType::kF32);
+      const HostWeights host(stored, s.k, source);
+      const HostMatrix matrix = host.matrix();
+      const auto weights = backend_->LoadLinear({&matrix, 1}, {}, kernels::WeightFormat::kStored);
+      ASSERT_TRUE(weights.ok()) << weights.status();
+      const Tensor in(*backend_, dtype(), s.k, x), out(*backend_, DType::kF32, s.rows, s.n);
+      backend_->Linear({.x = in.view(), .weights = weights->get(), .out = out.view()});
+      ExpectClose(out.values(), Product(x, AsStored(stored, source, dtype()), s.k),
+                  tolerance().f32_output, "linear of rows of " + std::to_string(s.k));
+      // The last row alone is one tile, and takes k in one piece.
+      const Tensor last(*backend_, dtype(), s.k, Row(x, s.k, s.rows - 1));
+      const Tensor alone(*backend_, DType::kF32, 1, s.n);
+      backend_->Linear({.x = last.view(), .weights = weights->get(), .out = alone.view()});
+      EXPECT_EQ(alone.bytes(), out.row_bytes(s.rows - 1)) << s.k;
     }
   }
 }
@@ -186,10 +213,6 @@ Experts MakeExperts(int64_t num, int64_t hidden, int64_t width, DType source) {
                          .down = e.host[3 * i + 2].matrix()});
   }
   return e;
-}
-
-std::vector<float> Row(const std::vector<float>& m, int64_t cols, int64_t row) {
-  return {m.begin() + row * cols, m.begin() + (row + 1) * cols};
 }
 
 struct ExpertCase {

@@ -3,6 +3,7 @@
 #include <sched.h>
 
 #include <atomic>
+#include <thread>
 #include <vector>
 
 #include "gmock/gmock.h"
@@ -68,6 +69,92 @@ TEST(ThreadPoolTest, TwoTasksCanRunAtTheSameTime) {
     while (arrived.load() < 2) sched_yield();
   });
   EXPECT_EQ(arrived.load(), 2);
+}
+
+TEST(ThreadPoolTest, EveryThreadBeginsWithARangeOfItsOwn) {
+  const int threads = 4;
+  const auto pool = MakePool(threads);
+  std::vector<int> first(threads, -1);
+  std::atomic<int> arrived{0};
+  // Nobody goes on before all have begun.
+  pool->ParallelFor(threads * 10, [&](int64_t task, int thread) {
+    if (first[thread] >= 0) return;
+    first[thread] = static_cast<int>(task);
+    arrived.fetch_add(1);
+    while (arrived.load() < threads) sched_yield();
+  });
+  EXPECT_THAT(first, testing::ElementsAre(0, 10, 20, 30));
+}
+
+TEST(ThreadPoolTest, AThreadTakesItsOwnTasksInOrderAndThenFromTheEndsOfOthers) {
+  const int threads = 3;
+  const int64_t tasks_each = 40;
+  const auto pool = MakePool(threads);
+  for (int round = 0; round < 200; ++round) {
+    std::vector<std::vector<int64_t>> taken(threads);
+    pool->ParallelFor(threads * tasks_each, [&](int64_t task, int thread) {
+      taken[thread].push_back(task);
+      for (int i = 0; i < task % 7; ++i) sched_yield();  // some last longer
+    });
+    for (int thread = 0; thread < threads; ++thread) {
+      bool stealing = false;
+      for (size_t i = 0; i < taken[thread].size(); ++i) {
+        const int64_t owner = taken[thread][i] / tasks_each;
+        ASSERT_FALSE(stealing && owner == thread);
+        stealing = stealing || owner != thread;
+        if (i == 0 || taken[thread][i - 1] / tasks_each != owner) continue;
+        ASSERT_EQ(taken[thread][i] > taken[thread][i - 1], owner == thread);
+      }
+    }
+  }
+}
+
+TEST(ThreadPoolTest, TheTasksOfAThreadThatIsHeldUpAreDoneByTheOthers) {
+  for (int64_t held_up : {0, 7, 19}) {
+    const auto pool = MakePool(2);
+    std::vector<int> runs(20, 0), by(20, -1);
+    std::atomic<int> others_done{0};
+    pool->ParallelFor(20, [&](int64_t task, int thread) {
+      ++runs[task], by[task] = thread;
+      if (task != held_up) {
+        others_done.fetch_add(1);
+        return;
+      }
+      while (others_done.load() < 19) sched_yield();  // for ever, were they left to this thread
+    });
+    EXPECT_THAT(runs, testing::Each(1));
+    // What it had not begun, and that is all behind the task in the order of its range.
+    const int64_t begin = held_up / 10 * 10;
+    for (int64_t task = held_up + 1; by[held_up] == held_up / 10 && task < begin + 10; ++task) {
+      EXPECT_NE(by[task], by[held_up]) << task;
+    }
+  }
+}
+
+TEST(ThreadPoolTest, AThreadThatComesLateFindsNothingOfALoopThatIsOver) {
+  const auto pool = MakePool(16);  // more than there are cores: most wake up too late
+  for (int64_t round = 0; round < 500; ++round) {
+    // On the stack, and gone when the loop is over: asan and tsan watch.
+    const int64_t num_tasks = round % 6;
+    std::vector<int64_t> marks(num_tasks, -1);
+    pool->ParallelFor(num_tasks, [&marks, round](int64_t task, int) {
+      EXPECT_EQ(marks[task], -1);
+      marks[task] = round;
+    });
+    EXPECT_THAT(marks, testing::Each(round));
+  }
+}
+
+TEST(ThreadPoolTest, ALoneTaskStaysWithTheCaller) {
+  const auto pool = MakePool(4);
+  const std::thread::id caller = std::this_thread::get_id();
+  for (int i = 0; i < 100; ++i) {
+    pool->ParallelFor(1, [&](int64_t task, int thread) {
+      EXPECT_EQ(task, 0);
+      EXPECT_EQ(thread, 0);
+      EXPECT_EQ(std::this_thread::get_id(), caller);
+    });
+  }
 }
 
 TEST(ThreadPoolTest, APoolThatIsNeverUsedEnds) {
