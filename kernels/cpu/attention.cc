@@ -21,8 +21,9 @@ AttentionFunction FunctionFor(const CpuContext& context, DType cache) {
 int64_t ScratchBytes(const AttentionTask& task) {
   const int64_t width = (task.head_dim + kPanelWidth - 1) / kPanelWidth * kPanelWidth;
   const int64_t vectors = (task.num_rows * task.group_size + 15) / 16 * 16;
+  constexpr int64_t kSumAndMax = 16 + 1;
   return static_cast<int64_t>(sizeof(float)) *
-         (2 * kKeyTile * width + task.num_task_heads * (2 * vectors * width + 2 * vectors));
+         (2 * kKeyTile * width + task.num_task_heads * vectors * (2 * width + kSumAndMax));
 }
 
 /// How many keys a task reads, times rows that look at them.
@@ -41,6 +42,18 @@ AttentionTask CommonTask(const AttentionParams& p) {
           .group_size = p.num_heads / p.num_kv_heads,
           .head_dim = p.head_dim,
           .scale = p.scale};
+}
+
+/// How many rows of a slice a task has. A task packs the keys that its query vectors (rows times
+/// query heads of a KV head) see, so that more of them are cheaper, as long as each thread gets
+/// some tasks.
+int32_t RowsPerTask(const AttentionParams& p, int32_t group_size, int num_threads) {
+  constexpr int64_t kLeastVectors = 48;
+  constexpr int64_t kMostVectors = 192;
+  constexpr int64_t kTasksPerThread = 8;
+  const int64_t fair = p.q.rows * p.num_heads / (kTasksPerThread * num_threads);
+  const int64_t vectors = std::clamp(fair, kLeastVectors, kMostVectors);
+  return static_cast<int32_t>(std::max<int64_t>(1, vectors / group_size));
 }
 
 /// As many KV heads as leave a task or two for every thread, as a tile of takes up no more than a
@@ -64,12 +77,12 @@ std::vector<AttentionTask> MakeTasks(const AttentionParams& p, int num_threads) 
   const AttentionTask common = CommonTask(p);
   const int64_t row_bytes = p.q.cols * static_cast<int64_t>(SizeBytes(p.q.dtype));
   const int64_t num_slices = static_cast<int64_t>(batch.start_position.size());
+  const int32_t max_rows = RowsPerTask(p, common.group_size, num_threads);
   std::vector<AttentionTask> tasks;
   for (int64_t s = 0; s < num_slices; ++s) {
     AttentionTask task = common;
     task.block_table = batch.block_tables.data() + batch.block_begin[s];
     const int32_t begin = batch.row_begin[s], end = batch.row_begin[s + 1];
-    const int32_t max_rows = std::max(1, kAttentionVectors / common.group_size);
     for (int32_t row = begin; row < end; row += task.num_rows) {
       task.num_rows = std::min(max_rows, end - row);
       task.first_position = batch.start_position[s] + row - begin;

@@ -1,14 +1,14 @@
 #include "kernels/cpu/simd_avx512.h"
 //
-#include "kernels/cpu/attention_inl.h"
+#include "kernels/cpu/attention_tiles_inl.h"
 
 namespace moed::kernels::cpu {
 
 const AttentionKernels kAttentionAvx512 = {
-    .bf16_bf16 = RunAttention<VectorTile, FloatTiles, uint16_t, uint16_t>,
-    .bf16_f32 = RunAttention<VectorTile, FloatTiles, uint16_t, float>,
-    .f32_bf16 = RunAttention<VectorTile, FloatTiles, float, uint16_t>,
-    .f32_f32 = RunAttention<VectorTile, FloatTiles, float, float>,
+    .bf16_bf16 = RunAttention<FloatTiles, uint16_t, uint16_t>,
+    .bf16_f32 = RunAttention<FloatTiles, uint16_t, float>,
+    .f32_bf16 = RunAttention<FloatTiles, float, uint16_t>,
+    .f32_f32 = RunAttention<FloatTiles, float, float>,
 };
 
 }  // namespace moed::kernels::cpu

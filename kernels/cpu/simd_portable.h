@@ -70,6 +70,11 @@ inline Vec ScaleByPowerOfTwo(Vec x, Vec n) {
   const UintVec integer = reinterpret_cast<UintVec>(n + kRoundMagic);
   return x * reinterpret_cast<Vec>((integer + 127u) << 23);
 }
+/// v[i] lane j <-> v[j] lane i.
+inline void Transpose(Vec* v) {
+  const Vec a = v[0], b = v[1], c = v[2], d = v[3];
+  for (int i = 0; i < kLanes; ++i) v[i] = Vec{a[i], b[i], c[i], d[i]};
+}
 
 }  // namespace
 }  // namespace moed::kernels::cpu

@@ -235,6 +235,24 @@ TEST_P(AttentionTest, ChunksBlockSizesBatchesAndThreadsChangeNoBit) {
   }
 }
 
+/// A slice of many rows may go through other code than one of a few.
+TEST_P(AttentionTest, HowManyRowsAreComputedTogetherChangesNoBitOfAnyShape) {
+  const int32_t length = MOED_SANITIZED ? 70 : 140;
+  for (const Heads& h : {Heads{8, 1, 64}, Heads{2, 2, 128}, Heads{6, 1, 80}, Heads{4, 2, 24}}) {
+    if (GetParam().device != "cpu" && h.head_dim != 24) continue;  // emulated ones are slow
+    std::vector<Sequence> sequences = {MakeSequence(h, length, 1, dtype())};
+    for (size_t i = 0; i < sequences[0].q.size(); i += 3) sequences[0].q[i] *= 32;
+    for (DType cache_dtype : {DType::kBF16, DType::kF32}) {
+      const Cache cache(*backend_, h, sequences, cache_dtype, 16);
+      const auto expected = AttendInChunks(*backend_, h, sequences, cache, length);
+      for (int32_t chunk : {1, 2, 3, 11, 66}) {
+        ASSERT_EQ(AttendInChunks(*backend_, h, sequences, cache, chunk), expected)
+            << "chunk " << chunk << ", head_dim " << h.head_dim;
+      }
+    }
+  }
+}
+
 TEST_P(AttentionTest, LongContextsMatchTheReferenceAndTheirCompanyChangesNoBit) {
   const Heads h = {2, 1, 16};
   const int32_t length = 600;
