@@ -25,21 +25,22 @@ std::vector<KernelTable> AvailableInstructionSets() {
 #if defined(MOED_X86_KERNELS)
   if (HasAvx512Bf16()) {
     sets.push_back({"avx512_bf16", &kGemmAvx512Bf16, &kIntGemmAvx512Vnni, &kAttentionAvx512Bf16,
-                    &kRowsAvx512});
+                    &kRowsAvx512, &kPackAvx512});
   }
   if (HasAvx512Vnni()) {
-    sets.push_back(
-        {"avx512_vnni", &kGemmAvx512, &kIntGemmAvx512Vnni, &kAttentionAvx512, &kRowsAvx512});
+    sets.push_back({"avx512_vnni", &kGemmAvx512, &kIntGemmAvx512Vnni, &kAttentionAvx512,
+                    &kRowsAvx512, &kPackAvx512});
   }
   if (HasAvx512()) {
-    sets.push_back({"avx512", &kGemmAvx512, &kIntGemmAvx512, &kAttentionAvx512, &kRowsAvx512});
+    sets.push_back(
+        {"avx512", &kGemmAvx512, &kIntGemmAvx512, &kAttentionAvx512, &kRowsAvx512, &kPackAvx512});
   }
   if (HasAvx2()) {
-    sets.push_back({"avx2", &kGemmAvx2, &kIntGemmAvx2, &kAttentionAvx2, &kRowsAvx2});
+    sets.push_back({"avx2", &kGemmAvx2, &kIntGemmAvx2, &kAttentionAvx2, &kRowsAvx2, &kPackAvx2});
   }
 #endif
-  sets.push_back(
-      {"portable", &kGemmPortable, &kIntGemmPortable, &kAttentionPortable, &kRowsPortable});
+  sets.push_back({"portable", &kGemmPortable, &kIntGemmPortable, &kAttentionPortable,
+                  &kRowsPortable, &kPackPortable});
   return sets;
 }
 

@@ -138,6 +138,21 @@ struct RowKernels {
   double (*exp_and_sum)(const float* x, float max, float scale, int64_t n, float* out);
 };
 
+/// What packs panels of weights; every instruction set gives the same bytes. Rows need not be
+/// aligned.
+struct PackKernels {
+  /// 64 rows, of 4-byte words, to words [num_words, 64]. Rows are read up to a multiple of 16
+  /// words.
+  void (*words)(const char* const* rows, int64_t num_words, void* out);
+  /// 32 rows, of whole groups of bf16 or f32, to groups of a strip. int8: the scale is the largest
+  /// magnitude of the group / 127, int4: the first element of that magnitude / -8; values are
+  /// rounded to the nearest of what the scale, rounded to bf16, can say.
+  void (*int8_bf16)(const char* const* rows, int64_t num_groups, void* out);
+  void (*int8_f32)(const char* const* rows, int64_t num_groups, void* out);
+  void (*int4_bf16)(const char* const* rows, int64_t num_groups, void* out);
+  void (*int4_f32)(const char* const* rows, int64_t num_groups, void* out);
+};
+
 /// Everything of one instruction set.
 struct KernelTable {
   const char* name = nullptr;
@@ -145,6 +160,7 @@ struct KernelTable {
   const IntGemmKernels* int_gemm = nullptr;
   const AttentionKernels* attention = nullptr;
   const RowKernels* rows = nullptr;
+  const PackKernels* pack = nullptr;
 };
 
 extern const GemmKernels kGemmPortable;
@@ -162,5 +178,8 @@ extern const AttentionKernels kAttentionAvx512Bf16;
 extern const RowKernels kRowsPortable;
 extern const RowKernels kRowsAvx2;
 extern const RowKernels kRowsAvx512;
+extern const PackKernels kPackPortable;
+extern const PackKernels kPackAvx2;
+extern const PackKernels kPackAvx512;
 
 }  // namespace moed::kernels::cpu

@@ -95,7 +95,10 @@ void PackPanels(CpuContext& context, int64_t num_matrices, PackedPanels& p,
   context.pool().ParallelFor(num_matrices * p.panels_per_matrix, [&](int64_t i, int) {
     SourceRow rows[kPanelWidth];
     rows_of_panel(i / p.panels_per_matrix, i % p.panels_per_matrix, rows);
-    PackPanel(p.format, rows, p.k, static_cast<char*>(p.memory.get()) + i * p.panel_bytes);
+    PackPanel(context.kernels(), {.format = p.format,
+                                  .rows = rows,
+                                  .k = p.k,
+                                  .panel = static_cast<char*>(p.memory.get()) + i * p.panel_bytes});
   });
 }
 

@@ -1,153 +1,126 @@
 #include "kernels/cpu/panel_packing.h"
 
 #include <algorithm>
-#include <cmath>
 #include <cstring>
-#include <limits>
 
+#include "config/base/check.h"
 #include "kernels/cpu/float_convert.h"
 
 namespace moed::kernels::cpu {
 namespace {
 
-float ReadFloat(const SourceRow& row, int64_t i) {
-  if (row.data == nullptr) return 0.0f;
+constexpr int64_t kPieceColumns = 4 * kGroup;  // are converted at a time
+
+/// Elements [begin, begin + count) of a row.
+void ReadFloats(const SourceRow& row, int64_t begin, int64_t count, float* out) {
   if (row.dtype == DType::kF32) {
-    float x;
-    std::memcpy(&x, row.data + 4 * i, sizeof(x));
-    return x;
+    std::memcpy(out, row.data + 4 * begin, count * sizeof(float));
+    return;
   }
-  uint16_t bits;
-  std::memcpy(&bits, row.data + 2 * i, sizeof(bits));
-  return row.dtype == DType::kBF16 ? Bf16ToFloat(bits) : F16ToFloat(bits);
+  MOED_CHECK(count <= kPieceColumns);
+  uint16_t bits[kPieceColumns];
+  std::memcpy(bits, row.data + 2 * begin, count * sizeof(uint16_t));
+  if (row.dtype == DType::kBF16) {
+    for (int64_t i = 0; i < count; ++i) out[i] = Bf16ToFloat(bits[i]);
+  } else {
+    for (int64_t i = 0; i < count; ++i) out[i] = F16ToFloat(bits[i]);
+  }
 }
 
-uint16_t ReadBf16(const SourceRow& row, int64_t i) {
-  if (row.data == nullptr) return 0;
-  if (row.dtype != DType::kBF16) return FloatToBf16(ReadFloat(row, i));
-  uint16_t bits;
-  std::memcpy(&bits, row.data + 2 * i, sizeof(bits));
-  return bits;
-}
+/// Bytes of an element of bf16 or f32.
+int64_t BytesOf(DType dtype) { return dtype == DType::kBF16 ? 2 : 4; }
 
-// Each source row is read a few cache lines at a time, so that 64 of them and the panel stay in
-// L1/L2.
-constexpr int64_t kPackStep = 64;
+/// The rows of a panel as elements of one type, in place where they are stored so.
+///
+/// Lives for the packing of one panel, in one thread.
+class PanelRows {
+ public:
+  PanelRows(const RowKernels& kernels, const SourceRow* rows, DType element)
+      : kernels_(kernels), rows_(rows), element_(element) {}
 
-/// Elements [begin, end) of a row into column c of a panel of pairs; begin is even.
-void PackBf16Column(const SourceRow& row, int64_t begin, int64_t end, uint16_t* column) {
-  int64_t i = begin;
-  if (row.dtype == DType::kBF16 && row.data != nullptr) {  // pairs as they are
-    for (; i + 2 <= end; i += 2) {
-      std::memcpy(column + i * kPanelWidth, row.data + 2 * i, 2 * sizeof(uint16_t));
+  /// Calls pack(pointers to 64 rows, begin, count) for pieces of the columns [0, k), in ascending
+  /// order; begin is a multiple of kGroup, and what a piece lacks to one is there as zeros.
+  template <typename Pack>
+  void ForEachPiece(int64_t k, const Pack& pack) {
+    const char* pointers[kPanelWidth];
+    int64_t begin = 0;
+    if (AllInPlace() && k >= kGroup) {
+      for (int c = 0; c < kPanelWidth; ++c) pointers[c] = rows_[c].data;
+      begin = k / kGroup * kGroup;
+      pack(pointers, int64_t{0}, begin);
+    }
+    for (; begin < k; begin += kPieceColumns) {
+      const int64_t count = std::min(kPieceColumns, k - begin);
+      for (int c = 0; c < kPanelWidth; ++c) pointers[c] = Convert(c, begin, count);
+      pack(pointers, begin, count);
     }
   }
-  for (; i < end; i += 2) {
-    column[i * kPanelWidth] = ReadBf16(row, i);
-    column[i * kPanelWidth + 1] = i + 1 < end ? ReadBf16(row, i + 1) : uint16_t{0};
-  }
-}
 
-void PackBf16Panel(const SourceRow* rows, int64_t k, uint16_t* panel) {
-  for (int64_t begin = 0; begin < k; begin += kPackStep) {
-    const int64_t end = std::min(begin + kPackStep, k);
-    for (int c = 0; c < kPanelWidth; ++c) PackBf16Column(rows[c], begin, end, panel + 2 * c);
+ private:
+  bool AllInPlace() const {
+    return std::all_of(rows_, rows_ + kPanelWidth, [this](const SourceRow& row) {
+      return row.data != nullptr && row.dtype == element_;
+    });
   }
-}
 
-void PackF32Panel(const SourceRow* rows, int64_t k, float* panel) {
-  for (int64_t begin = 0; begin < k; begin += kPackStep) {
-    const int64_t end = std::min(begin + kPackStep, k);
-    for (int c = 0; c < kPanelWidth; ++c) {
-      for (int64_t i = begin; i < end; ++i) panel[i * kPanelWidth + c] = ReadFloat(rows[c], i);
+  /// Elements [begin, begin + count) of row c, then zeros.
+  const char* Convert(int c, int64_t begin, int64_t count) {
+    const SourceRow& row = rows_[c];
+    const int64_t bytes = BytesOf(element_);
+    char* out = pieces_ + c * kPieceColumns * 4;
+    if (row.data == nullptr) count = 0;
+    std::memset(out + count * bytes, 0, (kPieceColumns - count) * bytes);
+    if (count == 0) return out;
+    if (row.dtype == element_) {
+      std::memcpy(out, row.data + begin * bytes, count * bytes);
+    } else if (element_ == DType::kF32) {
+      ReadFloats(row, begin, count, reinterpret_cast<float*>(out));
+    } else {
+      float floats[kPieceColumns];
+      ReadFloats(row, begin, count, floats);
+      kernels_.to_bf16(floats, count, reinterpret_cast<uint16_t*>(out));
     }
+    return out;
   }
-}
 
-/// The integers of one group of one feature.
-struct QuantizedGroup {
-  uint16_t scale = 0;      // bf16
-  uint8_t stored[kGroup];  // q + offset
+  const RowKernels& kernels_;
+  const SourceRow* const rows_;  // [64]
+  const DType element_;
+  alignas(64) char pieces_[kPanelWidth * kPieceColumns * 4];
 };
-
-/// The element of largest magnitude; NaN if one is infinite or NaN.
-float Extreme(const float* w) {
-  float extreme = 0.0f;
-  for (int i = 0; i < kGroup; ++i) {
-    if (!std::isfinite(w[i])) return std::numeric_limits<float>::quiet_NaN();
-    if (std::fabs(w[i]) > std::fabs(extreme)) extreme = w[i];
-  }
-  return extreme;
-}
-
-/// lowest and highest: of q; offset is -lowest or more.
-struct IntegerRange {
-  float lowest;
-  float highest;
-  int32_t offset;
-};
-
-QuantizedGroup QuantizeGroup(const float* w, float wanted_scale, const IntegerRange& range) {
-  QuantizedGroup group;
-  group.scale = FloatToBf16(wanted_scale);
-  const float scale = Bf16ToFloat(group.scale);
-  const bool usable = std::isfinite(scale) && scale != 0.0f;
-  const float inverse = usable ? 1.0f / scale : 0.0f;
-  for (int i = 0; i < kGroup; ++i) {
-    const float q =
-        usable ? std::clamp(std::nearbyint(w[i] * inverse), range.lowest, range.highest) : 0.0f;
-    group.stored[i] = static_cast<uint8_t>(static_cast<int32_t>(q) + range.offset);
-  }
-  return group;
-}
-
-QuantizedGroup QuantizeInt8(const float* w) {
-  return QuantizeGroup(w, std::fabs(Extreme(w)) / 127.0f,
-                       {-127.0f, 127.0f, WeightOffset(PanelFormat::kInt8)});
-}
-
-QuantizedGroup QuantizeInt4(const float* w) {
-  return QuantizeGroup(w, Extreme(w) / -8.0f, {-8.0f, 7.0f, WeightOffset(PanelFormat::kInt4)});
-}
-
-void StoreInt8(const QuantizedGroup& group, uint8_t* column) {
-  for (int i = 0; i < kGroup; i += 4) std::memcpy(column + i * kStripWidth, group.stored + i, 4);
-}
-
-void StoreInt4(const QuantizedGroup& group, uint8_t* column) {
-  for (int i = 0; i < kGroup; i += 8) {
-    for (int j = 0; j < 4; ++j) {
-      column[i / 2 * kStripWidth + j] =
-          static_cast<uint8_t>(group.stored[i + j] | group.stored[i + 4 + j] << 4);
-    }
-  }
-}
-
-/// One group of k of one strip.
-void PackStripGroup(PanelFormat format, const SourceRow* rows, int64_t begin, int64_t k,
-                    uint8_t* out) {
-  const int count = static_cast<int>(std::min<int64_t>(kGroup, k - begin));
-  for (int c = 0; c < kStripWidth; ++c) {
-    float w[kGroup] = {};
-    for (int i = 0; i < count; ++i) w[i] = ReadFloat(rows[c], begin + i);
-    const QuantizedGroup group = format == PanelFormat::kInt8 ? QuantizeInt8(w) : QuantizeInt4(w);
-    std::memcpy(out + 2 * c, &group.scale, sizeof(group.scale));
-    uint8_t* column = out + kStripScaleBytes + 4 * c;
-    format == PanelFormat::kInt8 ? StoreInt8(group, column) : StoreInt4(group, column);
-  }
-}
 
 int64_t GroupBytes(PanelFormat format) {
   return format == PanelFormat::kInt8 ? kInt8GroupBytes : kInt4GroupBytes;
 }
 
-void PackIntegerPanel(PanelFormat format, const SourceRow* rows, int64_t k, uint8_t* panel) {
-  for (int strip = 0; strip < 2; ++strip) {
-    for (int64_t begin = 0; begin < k; begin += kGroup) {
-      PackStripGroup(format, rows + strip * kStripWidth, begin, k, panel);
-      panel += GroupBytes(format);
-    }
-  }
+using PackRowsFunction = void (*)(const char* const* rows, int64_t count, void* out);
+
+/// Words are pairs of bf16, or f32.
+void PackWordPanel(const KernelTable& kernels, const PackPanelParams& p) {
+  const bool is_f32 = p.format == PanelFormat::kF32;
+  PanelRows rows(*kernels.rows, p.rows, is_f32 ? DType::kF32 : DType::kBF16);
+  rows.ForEachPiece(p.k, [&](const char* const* pointers, int64_t begin, int64_t count) {
+    const int64_t first = is_f32 ? begin : begin / 2, words = is_f32 ? count : (count + 1) / 2;
+    kernels.pack->words(pointers, words, p.panel + first * kPanelWidth * 4);
+  });
+}
+
+void PackIntegerPanel(const KernelTable& kernels, const PackPanelParams& p) {
+  // bf16 takes half the loads; f32 holds whatever else there is.
+  const bool is_bf16 = std::all_of(p.rows, p.rows + kPanelWidth, [](const SourceRow& row) {
+    return row.data == nullptr || row.dtype == DType::kBF16;
+  });
+  const PackKernels& pack = *kernels.pack;
+  const PackRowsFunction pack_groups = p.format == PanelFormat::kInt8
+                                           ? (is_bf16 ? pack.int8_bf16 : pack.int8_f32)
+                                           : (is_bf16 ? pack.int4_bf16 : pack.int4_f32);
+  const int64_t group_bytes = GroupBytes(p.format), strip_bytes = NumGroups(p.k) * group_bytes;
+  PanelRows rows(*kernels.rows, p.rows, is_bf16 ? DType::kBF16 : DType::kF32);
+  rows.ForEachPiece(p.k, [&](const char* const* pointers, int64_t begin, int64_t count) {
+    char* out = p.panel + begin / kGroup * group_bytes;
+    pack_groups(pointers, NumGroups(count), out);
+    pack_groups(pointers + kStripWidth, NumGroups(count), out + strip_bytes);
+  });
 }
 
 void UnpackIntegerColumn(const PanelColumnParams& p, float* out) {
@@ -185,15 +158,14 @@ int64_t PanelBytes(PanelFormat format, int64_t k) {
   return 0;
 }
 
-void PackPanel(PanelFormat format, const SourceRow* rows, int64_t k, void* panel) {
-  switch (format) {
+void PackPanel(const KernelTable& kernels, const PackPanelParams& params) {
+  switch (params.format) {
     case PanelFormat::kBf16:
-      return PackBf16Panel(rows, k, static_cast<uint16_t*>(panel));
     case PanelFormat::kF32:
-      return PackF32Panel(rows, k, static_cast<float*>(panel));
+      return PackWordPanel(kernels, params);
     case PanelFormat::kInt8:
     case PanelFormat::kInt4:
-      return PackIntegerPanel(format, rows, k, static_cast<uint8_t*>(panel));
+      return PackIntegerPanel(kernels, params);
   }
 }
 

@@ -24,11 +24,15 @@ struct SourceRow {
 /// Bytes of a panel of k columns; k is at most 2^31.
 int64_t PanelBytes(PanelFormat format, int64_t k);
 
-/// Packs the first k elements of 64 rows. bf16 is rounded to nearest. int8: the scale is the
-/// largest magnitude of the group / 127, int4: its signed value / -8, so that it is met exactly,
-/// but for the rounding of the scale to bf16; values are rounded to nearest of what the rounded
-/// scale can say. A group with an infinity or NaN gets the scale NaN.
-void PackPanel(PanelFormat format, const SourceRow* rows, int64_t k, void* panel);
+/// Packs the first k elements of 64 rows: bf16 is rounded to nearest, integers as PackKernels says.
+/// A group with an infinity or NaN gets the scale NaN. The bytes are the same for all kernels.
+struct PackPanelParams {
+  PanelFormat format = PanelFormat::kBf16;
+  const SourceRow* rows = nullptr;  // [64]
+  int64_t k = 0;
+  char* panel = nullptr;  // [PanelBytes(format, k)], 64-byte aligned
+};
+void PackPanel(const KernelTable& kernels, const PackPanelParams& params);
 
 /// out[0..k) = scale * feature c of a panel.
 struct PanelColumnParams {
