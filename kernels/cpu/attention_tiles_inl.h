@@ -76,7 +76,7 @@ struct FloatTiles {
     const float* rows[kMaxVectors] = {};
     float factor[kMaxVectors] = {};
     for (int i = 0; i < block.count; ++i) rows[i] = block.q + i * block.head_dim;
-    VectorTile::Compute(rows, block.count, keys, block.head_dim, p);
+    VectorTile::Compute(rows, {block.count, block.head_dim}, keys, p);
     for (int i = 0; i < block.count; ++i) {
       rows[i] = p + i * kKeyTile;
       factor[i] = UpdateSoftmax(p + i * kKeyTile, block.Seen(i), block.scale, block.max + i,
@@ -84,7 +84,7 @@ struct FloatTiles {
     }
     const int most_keys = block.Seen(block.count - 1);
     for (int d = 0; d < block.width; d += kPanelWidth) {
-      VectorTile::Compute(rows, block.count, values + d * kKeyTile, most_keys, scores);
+      VectorTile::Compute(rows, {block.count, most_keys}, values + d * kKeyTile, scores);
       for (int i = 0; i < block.count; ++i) {
         float* acc = block.acc + i * block.width + d;
         for (int c = 0; c < kPanelWidth; c += kLanes) {

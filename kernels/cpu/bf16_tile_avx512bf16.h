@@ -62,9 +62,10 @@ inline void DotRows(const uint16_t* const* x, const uint16_t* panel, int64_t k,
 struct Bf16Tile {
   static constexpr int kMaxRows = 6;
 
-  static void Compute(const uint16_t* const* x, int rows, const uint16_t* panel, int64_t k,
+  static void Compute(const uint16_t* const* x, const TileShape& shape, const uint16_t* panel,
                       float* tile, const TileMode& mode = {}) {
-    switch (rows) {
+    const int64_t k = shape.k;
+    switch (shape.rows) {
       case 1:
         return DotRows<1>(x, panel, k, mode, tile);
       case 2:

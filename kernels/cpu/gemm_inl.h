@@ -119,7 +119,7 @@ void RunGemm(const GemmTask& task) {
       x_rows[r] = x + (task.x_row == nullptr ? row : task.x_row[row]) * task.k + part.k_begin;
     }
     const W* panel = static_cast<const W*>(task.panel) + part.k_begin * kPanelWidth;
-    Tile::Compute(x_rows, part.rows, panel, part.k_end - part.k_begin, part.y, part.mode);
+    Tile::Compute(x_rows, {part.rows, part.k_end - part.k_begin}, panel, part.y, part.mode);
   };
   ForEachTile(task, Tile::kMaxRows, compute,
               [&](const float* y, int64_t row) { FinishRow<X>(y, task, row); });

@@ -10,6 +10,11 @@
 namespace moed::kernels::cpu {
 namespace {
 
+struct TileShape {
+  int rows = 0;
+  int64_t k = 0;
+};
+
 /// How a tile is computed.
 struct TileMode {
   bool add = false;  // start from what is in the tile, not from zero
@@ -110,14 +115,16 @@ inline void TileRows(const X* const* x, const W* panel, int64_t k, const TileMod
   }
 }
 
-/// tile [rows, 64] = x times panel, x given as `rows` <= kBlockRows pointers to rows of k elements.
+/// tile [rows, 64] = x times panel, x given as shape.rows <= kMaxRows pointers to rows of shape.k
+/// elements.
 struct VectorTile {
   static constexpr int kMaxRows = kBlockRows;
 
   template <typename X, typename W>
-  static void Compute(const X* const* x, int rows, const W* panel, int64_t k, float* tile,
+  static void Compute(const X* const* x, const TileShape& shape, const W* panel, float* tile,
                       const TileMode& mode = {}) {
-    switch (rows) {
+    const int64_t k = shape.k;
+    switch (shape.rows) {
       case 1:
         return TileRows<X, W, 1>(x, panel, k, mode, tile);
       case 2:
