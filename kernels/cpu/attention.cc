@@ -1,7 +1,7 @@
 #include <algorithm>
 #include <vector>
 
-#include "config/base/check.h"
+#include "kernels/check_params.h"
 #include "kernels/cpu/ops.h"
 
 namespace moed::kernels::cpu {
@@ -102,25 +102,10 @@ std::vector<AttentionTask> MakeTasks(const AttentionParams& p, int num_threads) 
   return tasks;
 }
 
-void CheckBatch(const AttentionParams& p) {
-  const AttentionBatch& batch = *p.batch;
-  const size_t slices = batch.start_position.size();
-  MOED_CHECK(batch.row_begin.size() == slices + 1 && batch.block_begin.size() == slices + 1);
-  MOED_CHECK(batch.row_begin[slices] <= p.q.rows);
-  for (size_t i = 0; i < slices; ++i) {
-    const int64_t keys =
-        static_cast<int64_t>(batch.start_position[i]) + batch.row_begin[i + 1] - batch.row_begin[i];
-    const int64_t blocks = batch.block_begin[i + 1] - batch.block_begin[i];
-    MOED_CHECK(batch.start_position[i] >= 0 && batch.row_begin[i + 1] >= batch.row_begin[i]);
-    MOED_CHECK(keys <= INT32_MAX && blocks * p.cache.block_size >= keys);
-  }
-  for (int32_t block : batch.block_tables) MOED_CHECK(block >= 0 && block < p.cache.num_blocks);
-}
-
 }  // namespace
 
 void Attention(CpuContext& context, const AttentionParams& p) {
-  CheckBatch(p);
+  CheckBatch(p, INT32_MAX);
   const std::vector<AttentionTask> tasks = MakeTasks(p, context.pool().num_threads());
   const AttentionFunction run = FunctionFor(context, p.cache.dtype);
   int64_t scratch_bytes = 0;

@@ -6,24 +6,11 @@
 #include "absl/strings/str_cat.h"
 #include "config/base/check.h"
 #include "config/base/status_macros.h"
+#include "kernels/check_params.h"
 #include "kernels/cpu/instruction_sets.h"
 #include "kernels/cpu/ops.h"
 
 namespace moed::kernels::cpu {
-namespace {
-
-bool HasShape(const TensorView& t, int64_t rows, int64_t cols, DType dtype) {
-  return t.rows == rows && t.cols == cols && t.dtype == dtype &&
-         (t.data != nullptr || rows == 0 || cols == 0);
-}
-
-/// Offsets of every expert, ascending from 0; at most max_rows.
-bool AreOffsets(std::span<const int32_t> offsets, int64_t num_experts, int64_t max_rows) {
-  return static_cast<int64_t>(offsets.size()) == num_experts + 1 && offsets.front() == 0 &&
-         offsets.back() <= max_rows;
-}
-
-}  // namespace
 
 absl::StatusOr<std::unique_ptr<Backend>> CreateCpuBackend(const BackendOptions& options) {
   if (options.activation_dtype != DType::kBF16 && options.activation_dtype != DType::kF32) {

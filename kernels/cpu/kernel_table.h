@@ -88,10 +88,6 @@ struct IntGemmKernels {
   void (*quantize)(const uint16_t* x, int64_t k, int32_t weight_offset, void* out);
 };
 
-// A task of attention has at most this many query vectors (rows times query heads), unless one row
-// and one KV head have more.
-inline constexpr int kAttentionVectors = 48;
-
 /// Consecutive rows of one slice, and all query heads that share some KV heads.
 struct AttentionTask {
   const void* q = nullptr;  // first row, activation dtype; rows are q_stride elements apart

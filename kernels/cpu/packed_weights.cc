@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cstring>
-#include <string>
 #include <utility>
 #include <vector>
 
@@ -10,11 +9,11 @@
 #include "absl/strings/str_cat.h"
 #include "config/base/checked_math.h"
 #include "config/base/status_macros.h"
+#include "kernels/host_weights.h"
 
 namespace moed::kernels::cpu {
 namespace {
 
-constexpr int64_t kMaxDimension = int64_t{1} << 31;
 constexpr uint64_t kMaxBytes = uint64_t{1} << 46;
 
 int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -24,35 +23,6 @@ absl::Status CheckFormat(const CpuContext& context, WeightFormat format) {
     return absl::OkStatus();
   }
   return absl::InvalidArgumentError("packing weights: integer formats need bf16 activations");
-}
-
-absl::Status CheckMatrix(const HostMatrix& m, const char* what) {
-  if (m.data == nullptr || m.rows < 1 || m.cols < 1 || m.rows > kMaxDimension ||
-      m.cols > kMaxDimension || (m.row_stride != 0 && m.row_stride < m.cols)) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "packing ", what,
-        ": expected a matrix of at least 1 x 1 and at most 2^31 rows and columns, got ", m.rows,
-        " x ", m.cols, " with row stride ", m.row_stride));
-  }
-  if (m.dtype == DType::kI32) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "packing ", what, ": expected f32, bf16 or f16, got ", std::string(Name(m.dtype))));
-  }
-  return absl::OkStatus();
-}
-
-absl::Status CheckShape(const HostMatrix& m, int64_t rows, int64_t cols, const char* what) {
-  MOED_RETURN_IF_ERROR(CheckMatrix(m, what));
-  if (m.rows == rows && m.cols == cols) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat("packing ", what, ": expected [", rows, ", ", cols,
-                                                 "], got [", m.rows, ", ", m.cols, "]"));
-}
-
-SourceRow RowOf(const HostMatrix& m, int64_t row) {
-  const int64_t stride = m.row_stride == 0 ? m.cols : m.row_stride;
-  return {
-      static_cast<const char*>(m.data) + row * stride * static_cast<int64_t>(SizeBytes(m.dtype)),
-      m.dtype};
 }
 
 /// A bf16 backend rounds to bf16; an f32 one keeps what is stored, exactly.
@@ -116,17 +86,6 @@ absl::StatusOr<AlignedMemory> PackBias(std::span<const float> bias, int64_t out_
   return memory;
 }
 
-absl::Status CheckExperts(std::span<const ExpertSource> experts) {
-  if (experts.empty()) return absl::InvalidArgumentError("packing experts: there are none");
-  const int64_t intermediate = experts[0].gate.rows, hidden = experts[0].gate.cols;
-  for (const ExpertSource& e : experts) {
-    MOED_RETURN_IF_ERROR(CheckShape(e.gate, intermediate, hidden, "an expert's gate"));
-    MOED_RETURN_IF_ERROR(CheckShape(e.up, intermediate, hidden, "an expert's up"));
-    MOED_RETURN_IF_ERROR(CheckShape(e.down, hidden, intermediate, "an expert's down"));
-  }
-  return absl::OkStatus();
-}
-
 absl::StatusOr<PackedPanels> PackGateUp(CpuContext& context, std::span<const ExpertSource> experts,
                                         WeightFormat format) {
   const int64_t num_experts = static_cast<int64_t>(experts.size());
@@ -187,11 +146,10 @@ absl::StatusOr<std::unique_ptr<LinearWeights>> PackLinear(CpuContext& context,
                                                           std::span<const float> bias,
                                                           WeightFormat format) {
   MOED_RETURN_IF_ERROR(CheckFormat(context, format));
-  if (stacked.empty()) return absl::InvalidArgumentError("packing a matrix: no sources");
+  MOED_RETURN_IF_ERROR(CheckSources(stacked));
   std::vector<SourceRow> sources;
   bool all_bf16 = true;
   for (const HostMatrix& m : stacked) {
-    MOED_RETURN_IF_ERROR(CheckShape(m, m.rows, stacked[0].cols, "a stacked matrix"));
     all_bf16 = all_bf16 && m.dtype == DType::kBF16;
     for (int64_t row = 0; row < m.rows; ++row) sources.push_back(RowOf(m, row));
   }
@@ -214,7 +172,7 @@ absl::StatusOr<std::unique_ptr<ExpertWeights>> PackExperts(CpuContext& context,
                                                            std::span<const ExpertSource> experts,
                                                            WeightFormat format) {
   MOED_RETURN_IF_ERROR(CheckFormat(context, format));
-  MOED_RETURN_IF_ERROR(CheckExperts(experts));
+  MOED_RETURN_IF_ERROR(CheckSources(experts));
   MOED_ASSIGN_OR_RETURN(PackedPanels gate_up, PackGateUp(context, experts, format));
   MOED_ASSIGN_OR_RETURN(PackedPanels down, PackDown(context, experts, format));
   return std::make_unique<PackedExperts>(experts.size(), std::move(gate_up), std::move(down));

@@ -4,7 +4,7 @@
 #include <cstring>
 
 #include "config/base/check.h"
-#include "kernels/cpu/float_convert.h"
+#include "kernels/float_convert.h"
 
 namespace moed::kernels::cpu {
 namespace {

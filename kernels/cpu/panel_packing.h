@@ -2,8 +2,8 @@
 
 #include <cstdint>
 
-#include "config/base/dtype.h"
 #include "kernels/cpu/kernel_table.h"
+#include "kernels/host_weights.h"
 
 namespace moed::kernels::cpu {
 
@@ -14,12 +14,6 @@ enum class PanelFormat : uint8_t { kBf16, kF32, kInt8, kInt4 };
 constexpr int32_t WeightOffset(PanelFormat format) {
   return format == PanelFormat::kInt8 ? 128 : format == PanelFormat::kInt4 ? 8 : 0;
 }
-
-/// One row of a source matrix; no data stands for a row of zeros.
-struct SourceRow {
-  const char* data = nullptr;
-  DType dtype = DType::kBF16;  // kBF16, kF16 or kF32
-};
 
 /// Bytes of a panel of k columns; k is at most 2^31.
 int64_t PanelBytes(PanelFormat format, int64_t k);

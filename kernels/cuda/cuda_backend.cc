@@ -10,6 +10,7 @@
 #include "absl/strings/strip.h"
 #include "config/base/check.h"
 #include "config/base/status_macros.h"
+#include "kernels/check_params.h"
 #include "kernels/cuda/attention.h"
 #include "kernels/cuda/device_weights.h"
 #include "kernels/cuda/gemm.h"
@@ -19,37 +20,11 @@
 namespace moed::kernels::cuda {
 namespace {
 
-bool HasShape(const TensorView& t, int64_t rows, int64_t cols, DType dtype) {
-  return t.rows == rows && t.cols == cols && t.dtype == dtype &&
-         (t.data != nullptr || rows == 0 || cols == 0);
-}
-
-/// Offsets of every expert, ascending from 0; at most max_rows.
-bool AreOffsets(std::span<const int32_t> offsets, int64_t num_experts, int64_t max_rows) {
-  return static_cast<int64_t>(offsets.size()) == num_experts + 1 && offsets.front() == 0 &&
-         std::is_sorted(offsets.begin(), offsets.end()) && offsets.back() <= max_rows;
-}
-
 /// The mean number of rows of the experts that have any.
 int64_t RowsPerActiveExpert(std::span<const int32_t> offsets) {
   int64_t active = 0;
   for (size_t i = 1; i < offsets.size(); ++i) active += offsets[i] > offsets[i - 1];
   return active == 0 ? 0 : (offsets.back() + active - 1) / active;
-}
-
-void CheckBatch(const AttentionParams& p) {
-  const AttentionBatch& batch = *p.batch;
-  const size_t slices = batch.start_position.size();
-  MOED_CHECK(batch.row_begin.size() == slices + 1 && batch.block_begin.size() == slices + 1);
-  MOED_CHECK(batch.row_begin[slices] <= p.q.rows);
-  for (size_t i = 0; i < slices; ++i) {
-    const int64_t keys =
-        static_cast<int64_t>(batch.start_position[i]) + batch.row_begin[i + 1] - batch.row_begin[i];
-    const int64_t blocks = batch.block_begin[i + 1] - batch.block_begin[i];
-    MOED_CHECK(batch.start_position[i] >= 0 && batch.row_begin[i + 1] >= batch.row_begin[i]);
-    MOED_CHECK(keys <= INT32_MAX - kKeyPartition && blocks * p.cache.block_size >= keys);
-  }
-  for (int32_t block : batch.block_tables) MOED_CHECK(block >= 0 && block < p.cache.num_blocks);
 }
 
 template <typename T>
@@ -185,7 +160,7 @@ void CudaBackend::Attention(const AttentionParams& p) {
   MOED_CHECK(HasShape(p.out, p.q.rows, p.q.cols, DType::kBF16));
   MOED_CHECK(p.cache.dtype == DType::kBF16 || p.cache.dtype == DType::kF32);
   MOED_CHECK(p.cache.block_size > 0 && p.head_dim <= kMaxHeadDim);
-  CheckBatch(p);
+  CheckBatch(p, INT32_MAX - kKeyPartition);
   const AttentionPlan plan = PlanAttention(p, context_->Begin().num_multiprocessors);
   void* partials = context_->Scratch(int64_t{plan.num_partials} * p.num_kv_heads * kVectorsPerWarp *
                                      (p.head_dim + 2) * 4);

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cstring>
-#include <string>
 #include <utility>
 #include <vector>
 
@@ -10,12 +9,12 @@
 #include "absl/strings/str_cat.h"
 #include "config/base/checked_math.h"
 #include "config/base/status_macros.h"
-#include "kernels/cpu/float_convert.h"
+#include "kernels/float_convert.h"
+#include "kernels/host_weights.h"
 
 namespace moed::kernels::cuda {
 namespace {
 
-constexpr int64_t kMaxDimension = int64_t{1} << 31;
 constexpr uint64_t kMaxBytes = uint64_t{1} << 46;
 constexpr int64_t kChunkBytes = int64_t{8} << 20;  // converted on the host at a time
 
@@ -23,36 +22,6 @@ absl::Status CheckFormat(WeightFormat format) {
   if (format == WeightFormat::kStored) return absl::OkStatus();
   return absl::UnimplementedError(
       "loading weights to a CUDA device: integer formats are not built, expected stored");
-}
-
-absl::Status CheckMatrix(const HostMatrix& m, int64_t rows, int64_t cols, const char* what) {
-  if (m.data == nullptr || m.rows < 1 || m.cols < 1 || m.rows > kMaxDimension ||
-      m.cols > kMaxDimension || (m.row_stride != 0 && m.row_stride < m.cols)) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "loading ", what,
-        ": expected a matrix of at least 1 x 1 and at most 2^31 rows and columns, got ", m.rows,
-        " x ", m.cols, " with row stride ", m.row_stride));
-  }
-  if (m.dtype == DType::kI32) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "loading ", what, ": expected f32, bf16 or f16, got ", std::string(Name(m.dtype))));
-  }
-  if (m.rows == rows && m.cols == cols) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat("loading ", what, ": expected [", rows, ", ", cols,
-                                                 "], got [", m.rows, ", ", m.cols, "]"));
-}
-
-/// One row of a source matrix; no data stands for a row of zeros.
-struct SourceRow {
-  const char* data = nullptr;
-  DType dtype = DType::kBF16;
-};
-
-SourceRow RowOf(const HostMatrix& m, int64_t row) {
-  const int64_t stride = m.row_stride == 0 ? m.cols : m.row_stride;
-  return {
-      static_cast<const char*>(m.data) + row * stride * static_cast<int64_t>(SizeBytes(m.dtype)),
-      m.dtype};
 }
 
 /// out[0..cols) = the row, rounded to bf16.
@@ -69,9 +38,9 @@ void ConvertRow(const SourceRow& row, int64_t cols, uint16_t* out) {
     } else {
       uint16_t bits;
       std::memcpy(&bits, row.data + 2 * i, sizeof(bits));
-      x = cpu::F16ToFloat(bits);
+      x = F16ToFloat(bits);
     }
-    out[i] = cpu::FloatToBf16(x);
+    out[i] = FloatToBf16(x);
   }
 }
 
@@ -106,17 +75,6 @@ absl::StatusOr<LoadedMatrix> LoadRows(Backend& backend, int64_t num_matrices,
   return LoadedMatrix{.view = view, .memory = std::move(memory)};
 }
 
-absl::Status CheckExperts(std::span<const ExpertSource> experts) {
-  if (experts.empty()) return absl::InvalidArgumentError("loading experts: there are none");
-  const int64_t intermediate = experts[0].gate.rows, hidden = experts[0].gate.cols;
-  for (const ExpertSource& e : experts) {
-    MOED_RETURN_IF_ERROR(CheckMatrix(e.gate, intermediate, hidden, "an expert's gate"));
-    MOED_RETURN_IF_ERROR(CheckMatrix(e.up, intermediate, hidden, "an expert's up"));
-    MOED_RETURN_IF_ERROR(CheckMatrix(e.down, hidden, intermediate, "an expert's down"));
-  }
-  return absl::OkStatus();
-}
-
 /// 8 rows of gate, 8 of up, and so on; zeros beyond the last.
 void AppendGateUp(const ExpertSource& expert, std::vector<SourceRow>& rows) {
   for (int64_t group = 0; group < expert.gate.rows; group += 8) {
@@ -135,10 +93,9 @@ absl::StatusOr<std::unique_ptr<LinearWeights>> LoadLinear(Backend& backend,
                                                           std::span<const float> bias,
                                                           WeightFormat format) {
   MOED_RETURN_IF_ERROR(CheckFormat(format));
-  if (stacked.empty()) return absl::InvalidArgumentError("loading a matrix: no sources");
+  MOED_RETURN_IF_ERROR(CheckSources(stacked));
   std::vector<SourceRow> rows;
   for (const HostMatrix& m : stacked) {
-    MOED_RETURN_IF_ERROR(CheckMatrix(m, m.rows, stacked[0].cols, "a stacked matrix"));
     for (int64_t row = 0; row < m.rows; ++row) rows.push_back(RowOf(m, row));
   }
   if (!bias.empty() && bias.size() != rows.size()) {
@@ -158,7 +115,7 @@ absl::StatusOr<std::unique_ptr<ExpertWeights>> LoadExperts(Backend& backend,
                                                            std::span<const ExpertSource> experts,
                                                            WeightFormat format) {
   MOED_RETURN_IF_ERROR(CheckFormat(format));
-  MOED_RETURN_IF_ERROR(CheckExperts(experts));
+  MOED_RETURN_IF_ERROR(CheckSources(experts));
   const int64_t num_experts = static_cast<int64_t>(experts.size());
   const int64_t hidden = experts[0].gate.cols, intermediate = experts[0].gate.rows;
   std::vector<SourceRow> gate_up, down;

@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <bit>
 
-#include "kernels/cpu/float_convert.h"
 #include "kernels/cpu/instruction_sets.h"
+#include "kernels/float_convert.h"
 #ifdef MOED_CUDA_EMULATION
 #include "kernels/cuda/cuda_backend.h"
 #endif
@@ -61,7 +61,7 @@ Tolerance ToleranceOf(DType activation_dtype) {
   return {.f32_output = 2e-5f, .activation_output = 1e-2f};
 }
 
-uint16_t ToBf16Bits(float x) { return cpu::FloatToBf16(x); }
+uint16_t ToBf16Bits(float x) { return FloatToBf16(x); }
 
 uint16_t ToF16Bits(float x) {
   // Rounds by adding a number whose last place is f16's at the magnitude of x; tests use normal
@@ -75,8 +75,8 @@ uint16_t ToF16Bits(float x) {
 }
 
 float RoundTo(DType dtype, float x) {
-  if (dtype == DType::kBF16) return cpu::Bf16ToFloat(ToBf16Bits(x));
-  if (dtype == DType::kF16) return cpu::F16ToFloat(ToF16Bits(x));
+  if (dtype == DType::kBF16) return Bf16ToFloat(ToBf16Bits(x));
+  if (dtype == DType::kF16) return F16ToFloat(ToF16Bits(x));
   return x;
 }
 
@@ -131,7 +131,7 @@ std::vector<float> Tensor::values() const {
     } else {
       uint16_t bits;
       std::memcpy(&bits, raw.data() + 2 * i, 2);
-      values[i] = cpu::Bf16ToFloat(bits);
+      values[i] = Bf16ToFloat(bits);
     }
   }
   return values;

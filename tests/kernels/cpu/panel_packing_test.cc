@@ -10,8 +10,8 @@
 #include <vector>
 
 #include "gtest/gtest.h"
-#include "kernels/cpu/float_convert.h"
 #include "kernels/cpu/instruction_sets.h"
+#include "kernels/float_convert.h"
 
 namespace moed::kernels::cpu {
 namespace {

@@ -4,7 +4,7 @@
 #include <cstdint>
 
 /// Conversions between float formats, one value at a time; bf16 and f16 travel as their bits.
-namespace moed::kernels::cpu {
+namespace moed::kernels {
 
 inline float Bf16ToFloat(uint16_t bits) {
   return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16);
@@ -30,4 +30,4 @@ inline float F16ToFloat(uint16_t half) {
   return std::bit_cast<float>(sign | (wide << 23) | (mantissa << 13));
 }
 
-}  // namespace moed::kernels::cpu
+}  // namespace moed::kernels
