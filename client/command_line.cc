@@ -3,6 +3,8 @@
 #include <CLI/CLI.hpp>
 #include <iostream>
 
+#include "client/connection_flags.h"
+
 namespace moed {
 namespace {
 
@@ -134,11 +136,7 @@ void AddAdmin(CLI::App& app, CommandLine& line) {
 }
 
 void AddGlobal(CLI::App& app, CommandLine& line) {
-  app.add_option("--server", line.connection.server, "host:port or unix:PATH")
-      ->capture_default_str();
-  app.add_option("--timeout", line.connection.timeout_s, "Seconds for the whole call; 0 = none")
-      ->check(CLI::NonNegativeNumber);
-  app.add_option("--token-file", line.connection.token_file, "A file with the bearer token");
+  AddConnectionFlags(app, line.connection);
   app.add_flag("--json", line.json, "Print one JSON object");
 }
 

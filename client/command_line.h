@@ -13,6 +13,7 @@ struct ConnectionFlags {
   std::string server = "127.0.0.1:50051";  // host:port or unix:PATH
   double timeout_s = 0;                    // of the whole call; 0 = none
   std::string token_file;                  // holds the bearer token
+  bool separate = false;  // a TCP connection of its own, not shared with this process's others
 };
 
 /// Where a text comes from: at most one is set. "-" is standard input.

@@ -27,17 +27,22 @@ absl::StatusOr<std::unique_ptr<Connection>> Connection::Create(const ConnectionF
         std::chrono::duration_cast<std::chrono::system_clock::duration>(timeout));
   }
   if (!flags.token_file.empty()) {
-    MOED_ASSIGN_OR_RETURN(const std::string token, ReadToken(flags.token_file));
-    connection->context_.AddMetadata("authorization", absl::StrCat("Bearer ", token));
+    MOED_ASSIGN_OR_RETURN(connection->token_, ReadToken(flags.token_file));
   }
+  connection->Authorize(connection->context_);
   grpc::ChannelArguments args;
   args.SetMaxReceiveMessageSize(kMaxMessageBytes);
   args.SetMaxSendMessageSize(kMaxMessageBytes);
   // gRPC 1.51's bandwidth probe can stall a stream for 10 s when its reader was behind for a while.
   args.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, 0);
+  if (flags.separate) args.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
   connection->channel_ =
       grpc::CreateCustomChannel(flags.server, grpc::InsecureChannelCredentials(), args);
   return connection;
+}
+
+void Connection::Authorize(grpc::ClientContext& context) const {
+  if (!token_.empty()) context.AddMetadata("authorization", absl::StrCat("Bearer ", token_));
 }
 
 void Connection::Interrupt() {

@@ -13,7 +13,8 @@
 
 namespace moed {
 
-/// The way to one server, for one call: channel, deadline, token, and the means to cancel it.
+/// The way to one server: a channel and the token; and for the one call that a command makes a
+/// context with its deadline and the means to cancel it.
 ///
 /// Owned by the command. Interrupt may come from any thread.
 class Connection {
@@ -26,6 +27,9 @@ class Connection {
   const std::shared_ptr<grpc::Channel>& channel() const { return channel_; }
   grpc::ClientContext& context() { return context_; }
 
+  /// Gives the token to the context of a further call over channel(). Any thread.
+  void Authorize(grpc::ClientContext& context) const;
+
   /// Cancels the call, also one that has not started.
   void Interrupt();
   bool interrupted() const;
@@ -33,6 +37,7 @@ class Connection {
  private:
   Connection() = default;
 
+  std::string token_;                       // "" when there is none
   std::shared_ptr<grpc::Channel> channel_;  // gRPC's stubs share it
   grpc::ClientContext context_;
   mutable absl::Mutex mutex_;
