@@ -10,6 +10,7 @@
 #include "absl/strings/string_view.h"
 #include "config/base/status_macros.h"
 #include "config/json_reader.h"
+#include "config/quantization_config.h"
 #include "config/rope_config.h"
 #include "config/text_file.h"
 
@@ -135,8 +136,7 @@ void RefuseUnknownFeatures(const JsonReader& json, const ModelConfig& config) {
   if (json.StringOr("position_embedding_type", "rope") != "rope") {
     FailUnimplemented(json, "position_embedding_type", "rope");
   }
-  for (const absl::string_view key :
-       {"quantization_config", "attn_logit_softcapping", "final_logit_softcapping"}) {
+  for (const absl::string_view key : {"attn_logit_softcapping", "final_logit_softcapping"}) {
     if (json.Has(key)) FailUnimplemented(json, key, "nothing");
   }
   if (config.family != ModelFamily::kOlmoe && json.Has("clip_qkv")) {
@@ -314,6 +314,7 @@ absl::StatusOr<ModelConfig> ParseModelConfig(const std::string& json_text) {
   ReadLayers(json, config);
   ReadMultipliers(json, config);
   ReadTokens(json, config);
+  config.fp8_weights = ReadFp8Weights(json);
   config.rope =
       ReadRopeConfig(json, family.default_theta, std::max<int64_t>(1, config.max_positions));
   MOED_RETURN_IF_ERROR(json.status());

@@ -74,6 +74,10 @@ struct ModelConfig {
   std::vector<bool> layer_is_moe;       // [num_layers]
   int64_t dense_intermediate_size = 0;  // of the layers that are not MoE
 
+  /// Matrices may be stored as e4m3 with a scale for each block of 128 x 128
+  /// (quantization_config).
+  bool fp8_weights = false;
+
   std::vector<int32_t> eos_token_ids;
   std::optional<int32_t> bos_token_id;
 

@@ -15,9 +15,11 @@ struct BackendOptions {
   int num_threads = 1;
   std::vector<int> cpus;        // pin thread i to cpus[i % size]; empty = do not pin
   std::string instruction_set;  // "" = the best of this machine; else force one (tests)
+  Numerics numerics = Numerics::kInvariant;  // kFast: only "cuda:N"
 };
 
-/// INVALID_ARGUMENT for an unknown device or an instruction set that this machine lacks.
+/// INVALID_ARGUMENT for an unknown device, an instruction set that this machine lacks, or numerics
+/// that the device has not; NOT_FOUND where fast numerics find no cuBLAS.
 absl::StatusOr<std::unique_ptr<Backend>> CreateBackend(const BackendOptions& options);
 
 }  // namespace moed::kernels

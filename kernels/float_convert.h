@@ -30,4 +30,13 @@ inline float F16ToFloat(uint16_t half) {
   return std::bit_cast<float>(sign | (wide << 23) | (mantissa << 13));
 }
 
+/// An 8-bit float of 4 exponent and 3 mantissa bits, without infinities ("e4m3fn"). Exact.
+inline float F8E4M3ToFloat(uint8_t bits) {
+  const uint32_t sign = static_cast<uint32_t>(bits & 0x80u) << 24;
+  const uint32_t magnitude = bits & 0x7fu;
+  if (magnitude == 0x7fu) return std::bit_cast<float>(sign | 0x7fc00000u);
+  const float scaled = std::bit_cast<float>(magnitude << 20);  // its exponent is 120 too small
+  return std::bit_cast<float>(std::bit_cast<uint32_t>(scaled * 0x1p120f) | sign);
+}
+
 }  // namespace moed::kernels

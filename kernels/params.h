@@ -13,11 +13,19 @@
 /// unless said to be host.
 namespace moed::kernels {
 
+/// Which promise the sums of a backend keep.
+enum class Numerics : uint8_t {
+  kInvariant,  // a row's bits depend on that row alone: design.md, section 3
+  kFast,       // on NVIDIA GPUs, cuBLAS where it wins: bits depend on the number of rows
+};
+
 /// How a backend keeps a matrix that it is given.
 enum class WeightFormat : uint8_t {
-  kStored,  // bf16 in a bf16 backend; in an f32 backend bf16 or f32, as it was stored
-  kInt8,    // 8-bit integers with one bf16 scale for 32 neighbours along K; only in a bf16 backend
-  kInt4,    // likewise with 4-bit integers
+  // bf16 in a bf16 backend; in an f32 backend bf16 or f32, as it was stored. Block-scaled fp8 stays
+  // fp8 on NVIDIA GPUs, and becomes bf16 or f32 on CPUs.
+  kStored,
+  kInt8,  // 8-bit integers with one bf16 scale for 32 neighbours along K; only in a bf16 backend
+  kInt4,  // likewise with 4-bit integers
 };
 
 /// A matrix [N, K] (and its optional bias) prepared by a backend for y = x W^T + b.

@@ -7,10 +7,20 @@
 namespace moed {
 
 /// Element types of tensors in files and in memory.
-enum class DType : uint8_t { kF32, kBF16, kF16, kI32 };
+enum class DType : uint8_t { kF32, kBF16, kF16, kI32, kF8E4M3 };
 
 constexpr size_t SizeBytes(DType dtype) {
-  return dtype == DType::kF32 || dtype == DType::kI32 ? 4 : 2;
+  switch (dtype) {
+    case DType::kF32:
+    case DType::kI32:
+      return 4;
+    case DType::kBF16:
+    case DType::kF16:
+      return 2;
+    case DType::kF8E4M3:
+      return 1;
+  }
+  return 0;
 }
 
 constexpr std::string_view Name(DType dtype) {
@@ -23,6 +33,8 @@ constexpr std::string_view Name(DType dtype) {
       return "f16";
     case DType::kI32:
       return "i32";
+    case DType::kF8E4M3:
+      return "f8_e4m3";
   }
   return "unknown";
 }

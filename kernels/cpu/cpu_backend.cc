@@ -18,6 +18,12 @@ absl::StatusOr<std::unique_ptr<Backend>> CreateCpuBackend(const BackendOptions& 
         absl::StrCat("creating a CPU backend: activations are bf16 or f32, not ",
                      std::string(Name(options.activation_dtype))));
   }
+  if (options.numerics != Numerics::kInvariant) {
+    return absl::InvalidArgumentError(
+        "creating a CPU backend: fast numerics are those of cuBLAS, on CPUs there are invariant "
+        "ones "
+        "only");
+  }
   MOED_ASSIGN_OR_RETURN(KernelTable kernels, FindInstructionSet(options.instruction_set));
   MOED_ASSIGN_OR_RETURN(auto pool, ThreadPool::Create(options.num_threads, options.cpus));
   return std::make_unique<CpuBackend>(

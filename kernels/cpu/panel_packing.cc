@@ -11,22 +11,6 @@ namespace {
 
 constexpr int64_t kPieceColumns = 4 * kGroup;  // are converted at a time
 
-/// Elements [begin, begin + count) of a row.
-void ReadFloats(const SourceRow& row, int64_t begin, int64_t count, float* out) {
-  if (row.dtype == DType::kF32) {
-    std::memcpy(out, row.data + 4 * begin, count * sizeof(float));
-    return;
-  }
-  MOED_CHECK(count <= kPieceColumns);
-  uint16_t bits[kPieceColumns];
-  std::memcpy(bits, row.data + 2 * begin, count * sizeof(uint16_t));
-  if (row.dtype == DType::kBF16) {
-    for (int64_t i = 0; i < count; ++i) out[i] = Bf16ToFloat(bits[i]);
-  } else {
-    for (int64_t i = 0; i < count; ++i) out[i] = F16ToFloat(bits[i]);
-  }
-}
-
 /// Bytes of an element of bf16 or f32.
 int64_t BytesOf(DType dtype) { return dtype == DType::kBF16 ? 2 : 4; }
 

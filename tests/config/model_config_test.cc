@@ -363,13 +363,45 @@ TEST(ModelConfigTest, FeaturesThatChangeTheMathematicsAreRefusedByName) {
   ExpectUnimplemented(With(Qwen3Moe30b(), "use_sliding_window", true), "'use_sliding_window'");
   ExpectUnimplemented(With(Qwen3Moe30b(), "layer_types", {"full_attention", "sliding_attention"}),
                       "'layer_types'");
-  ExpectUnimplemented(With(Mixtral8x7b(), "quantization_config", {{"quant_method", "fp8"}}),
-                      "key 'quantization_config': expected nothing, got object");
+  ExpectUnimplemented(With(Mixtral8x7b(), "quantization_config", {{"quant_method", "awq"}}),
+                      "key 'quantization_config.quant_method': expected 'fp8', got string");
   ExpectUnimplemented(With(Mixtral8x7b(), "torch_dtype", "float8_e4m3fn"), "key 'torch_dtype'");
   ExpectUnimplemented(With(Mixtral8x7b(), "clip_qkv", 8.0), "key 'clip_qkv'");
   ExpectUnimplemented(With(Mixtral8x7b(), "logits_scaling", 2.0), "key 'logits_scaling'");
   ExpectUnimplemented(With(Granite1bA400m(), "position_embedding_type", "nope"),
                       "key 'position_embedding_type'");
+}
+
+json Fp8() {
+  return {{"activation_scheme", "dynamic"},
+          {"fmt", "e4m3"},
+          {"modules_to_not_convert", {"lm_head", "model.layers.0.mlp.gate"}},
+          {"quant_method", "fp8"},
+          {"weight_block_size", {128, 128}}};
+}
+
+TEST(ModelConfigTest, BlockScaledFp8IsReadAsPublishedModelsSpellIt) {
+  EXPECT_FALSE(Parsed(Qwen3Moe30b()).fp8_weights);
+  EXPECT_TRUE(Parsed(With(Qwen3Moe30b(), "quantization_config", Fp8())).fp8_weights);
+  json deepseek = With(Fp8(), "scale_fmt", "ue8m0");
+  deepseek.erase("modules_to_not_convert");
+  EXPECT_TRUE(Parsed(With(Qwen3Moe30b(), "quantization_config", deepseek)).fp8_weights);
+}
+
+TEST(ModelConfigTest, OtherKindsOfFp8AreRefusedByName) {
+  const auto refused = [](const char* key, const json& value, const char* message) {
+    ExpectUnimplemented(With(Qwen3Moe30b(), "quantization_config", With(Fp8(), key, value)),
+                        message);
+  };
+  refused("fmt", "e5m2", "key 'quantization_config.fmt': expected 'e4m3'");
+  refused("scale_fmt", "e8m3", "key 'quantization_config.scale_fmt': expected 'ue8m0'");
+  refused("activation_scheme", "static", "key 'quantization_config.activation_scheme'");
+  refused("weight_block_size", {1, 128}, "key 'quantization_config.weight_block_size'");
+  refused("weight_block_size", nullptr, "expected [128, 128], got null");
+  const json unknown = With(Fp8(), "smooth_factor", 0.5);
+  const auto config = ParseModelConfig(With(Qwen3Moe30b(), "quantization_config", unknown).dump());
+  EXPECT_EQ(config.status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(config.status().message()), HasSubstr("smooth_factor"));
 }
 
 TEST(ModelConfigTest, ASlidingWindowThatNothingReachesIsAccepted) {
