@@ -20,11 +20,12 @@
 namespace moed::kernels::cuda {
 namespace {
 
-/// The mean number of rows of the experts that have any.
-int64_t RowsPerActiveExpert(std::span<const int32_t> offsets) {
-  int64_t active = 0;
-  for (size_t i = 1; i < offsets.size(); ++i) active += offsets[i] > offsets[i - 1];
-  return active == 0 ? 0 : (offsets.back() + active - 1) / active;
+int64_t MostRows(std::span<const int32_t> offsets) {
+  int64_t most = 0;
+  for (size_t i = 1; i < offsets.size(); ++i) {
+    most = std::max<int64_t>(most, offsets[i] - offsets[i - 1]);
+  }
+  return most;
 }
 
 template <typename T>
@@ -133,7 +134,7 @@ void CudaBackend::Linear(const LinearParams& p) {
       .x = p.x.as<uint16_t>(),
       .weights = weights.matrix(),
       .num_rows = p.x.rows,
-      .rows_per_matrix = p.x.rows,
+      .max_rows_per_matrix = p.x.rows,
       .epilogue = p.accumulate ? GemmEpilogue::kAccumulate : GemmEpilogue::kStore,
       .out = p.out.data,
       .num_features = weights.out_features(),
@@ -201,7 +202,7 @@ void CudaBackend::ExpertsGateUp(const ExpertsGateUpParams& p) {
                            .weights = experts.gate_up(),
                            .offsets = offsets,
                            .num_rows = p.expert_offsets.back(),
-                           .rows_per_matrix = RowsPerActiveExpert(p.expert_offsets),
+                           .max_rows_per_matrix = MostRows(p.expert_offsets),
                            .epilogue = GemmEpilogue::kSwiGlu,
                            .out = p.out.data,
                            .num_features = experts.intermediate_size()};
@@ -220,7 +221,7 @@ void CudaBackend::ExpertsDown(const ExpertsDownParams& p) {
                            .weights = experts.down(),
                            .offsets = offsets,
                            .num_rows = p.expert_offsets.back(),
-                           .rows_per_matrix = RowsPerActiveExpert(p.expert_offsets),
+                           .max_rows_per_matrix = MostRows(p.expert_offsets),
                            .epilogue = GemmEpilogue::kRound,
                            .out = p.out.data,
                            .out_row = p.out_row,

@@ -40,6 +40,8 @@ absl::StatusOr<std::unique_ptr<CudaContext>> CudaContext::Create(int device_inde
   }
   context->architecture_ = absl::StrCat("sm_", properties.major, properties.minor);
   context->device_.num_multiprocessors = properties.multiProcessorCount;
+  context->device_.shared_bytes_per_multiprocessor =
+      static_cast<int64_t>(properties.sharedMemPerMultiprocessor);
   MOED_RETURN_IF_ERROR(ToStatus(cudaSetDevice(device_index), device_index, "choosing the device"));
   MOED_RETURN_IF_ERROR(
       ToStatus(cudaStreamCreateWithFlags(&context->device_.stream, cudaStreamNonBlocking),

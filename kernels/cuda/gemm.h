@@ -20,9 +20,10 @@ struct GemmParams {
   const uint16_t* x = nullptr;     // [*, weights.cols] bf16
   const int32_t* x_row = nullptr;  // row of x for each row, or null: row i is x row i
   DeviceMatrix weights;
-  const int32_t* offsets = nullptr;  // [num_matrices + 1], or null: one matrix, [0, num_rows)
+  /// [num_matrices + 1], or null: one matrix, [0, num_rows). The host need not know them.
+  const int32_t* offsets = nullptr;
   int64_t num_rows = 0;              // in all
-  int64_t rows_per_matrix = 0;       // host: typical; chooses the tile, changes no bit
+  int64_t max_rows_per_matrix = 0;   // no matrix has more; chooses kernels, changes no bit
   GemmEpilogue epilogue = GemmEpilogue::kStore;
   void* out = nullptr;               // [*, num_features]
   const int32_t* out_row = nullptr;  // only kRound: row of out for each row, or null

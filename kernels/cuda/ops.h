@@ -15,6 +15,7 @@ namespace moed::kernels::cuda {
 struct Device {
   cudaStream_t stream = nullptr;
   int num_multiprocessors = 0;
+  int64_t shared_bytes_per_multiprocessor = 0;
 };
 
 cudaError_t EmbedTokens(const Device& device, const DeviceMatrix& table, const int32_t* ids,

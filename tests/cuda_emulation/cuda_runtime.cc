@@ -91,6 +91,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
   std::snprintf(properties->name, sizeof(properties->name), "emulated");
   properties->totalGlobalMem = call.device().memory.limit_bytes();
   properties->sharedMemPerBlockOptin = kSharedOptin;
+  properties->sharedMemPerMultiprocessor = kSharedOptin + 1024;
   properties->major = 8;
   properties->minor = 0;
   properties->multiProcessorCount = 2;

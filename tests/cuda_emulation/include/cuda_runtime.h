@@ -36,6 +36,7 @@ struct cudaDeviceProp {
   char name[256];
   size_t totalGlobalMem;
   size_t sharedMemPerBlockOptin;
+  size_t sharedMemPerMultiprocessor;
   int major;
   int minor;
   int multiProcessorCount;
