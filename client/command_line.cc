@@ -135,6 +135,18 @@ void AddAdmin(CLI::App& app, CommandLine& line) {
   health->add_option("--service", line.health.service, "Of one service instead of the server");
 }
 
+void AddToken(CLI::App& app, TokenFlags& flags) {
+  CLI::App* command = app.add_subcommand(
+      "token", "Make a bearer token and print the line for the server's token file");
+  command->add_option("--tenant", flags.tenant, "Whom the token stands for")->required();
+  command
+      ->add_option("--methods", flags.methods, "inference, admin, all, or Generate,GetStatus,...")
+      ->capture_default_str();
+  command->add_option("--secret-file", flags.secret_file, "Write the new token to this new file")
+      ->excludes(command->add_option("--from-file", flags.from_file,
+                                     "Take the token from this file instead of making one"));
+}
+
 void AddGlobal(CLI::App& app, CommandLine& line) {
   AddConnectionFlags(app, line.connection);
   app.add_flag("--json", line.json, "Print one JSON object");
@@ -152,6 +164,7 @@ std::variant<CommandLine, int> ParseCommandLine(int argc, const char* const* arg
   AddTokenize(app, line.tokenize);
   AddDetokenize(app, line.detokenize);
   AddAdmin(app, line);
+  AddToken(app, line.token);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

@@ -13,6 +13,10 @@ struct ConnectionFlags {
   std::string server = "127.0.0.1:50051";  // host:port or unix:PATH
   double timeout_s = 0;                    // of the whole call; 0 = none
   std::string token_file;                  // holds the bearer token
+  std::string tls_ca;    // who has signed the server's certificate; empty = plaintext
+  std::string tls_cert;  // the client's own, for mutual TLS
+  std::string tls_key;
+  std::string tls_server_name;  // in the server's certificate, where it is not the host's name
   bool separate = false;  // a TCP connection of its own, not shared with this process's others
 };
 
@@ -83,6 +87,13 @@ struct HealthFlags {
   std::string service;  // "" = the server as a whole
 };
 
+struct TokenFlags {
+  std::string tenant;
+  std::string methods = "inference";
+  std::string secret_file;  // where a new token goes
+  std::string from_file;    // where a token is taken from
+};
+
 /// What the user asked for.
 struct CommandLine {
   ConnectionFlags connection;
@@ -94,6 +105,7 @@ struct CommandLine {
   ExpertsFlags experts;
   DrainFlags drain;
   HealthFlags health;
+  TokenFlags token;
 };
 
 /// The command line, or the exit code when there is nothing to do: 0 after help or version, 2 after

@@ -7,6 +7,7 @@
 #include <chrono>
 
 #include "absl/strings/str_cat.h"
+#include "client/channel_credentials.h"
 #include "client/input_text.h"
 #include "config/base/status_macros.h"
 
@@ -30,14 +31,15 @@ absl::StatusOr<std::unique_ptr<Connection>> Connection::Create(const ConnectionF
     MOED_ASSIGN_OR_RETURN(connection->token_, ReadToken(flags.token_file));
   }
   connection->Authorize(connection->context_);
+  MOED_ASSIGN_OR_RETURN(const auto credentials, MakeChannelCredentials(flags));
   grpc::ChannelArguments args;
   args.SetMaxReceiveMessageSize(kMaxMessageBytes);
   args.SetMaxSendMessageSize(kMaxMessageBytes);
   // gRPC 1.51's bandwidth probe can stall a stream for 10 s when its reader was behind for a while.
   args.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, 0);
   if (flags.separate) args.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
-  connection->channel_ =
-      grpc::CreateCustomChannel(flags.server, grpc::InsecureChannelCredentials(), args);
+  if (!flags.tls_server_name.empty()) args.SetSslTargetNameOverride(flags.tls_server_name);
+  connection->channel_ = grpc::CreateCustomChannel(flags.server, credentials, args);
   return connection;
 }
 

@@ -19,7 +19,7 @@ namespace moed {
 /// Owned by the command. Interrupt may come from any thread.
 class Connection {
  public:
-  /// Reads the token file; does not connect yet.
+  /// Reads the files of token and certificates; does not connect yet.
   static absl::StatusOr<std::unique_ptr<Connection>> Create(const ConnectionFlags& flags);
   Connection(const Connection&) = delete;
   Connection& operator=(const Connection&) = delete;

@@ -15,6 +15,7 @@
 #include "client/commands.h"
 #include "client/connection.h"
 #include "client/interrupt_watcher.h"
+#include "client/make_token.h"
 
 namespace moed {
 namespace {
@@ -33,7 +34,15 @@ CommandStreams StandardStreams() {
           .out_is_terminal = is_terminal};
 }
 
+int ShowTokenLine(const TokenFlags& flags) {
+  const absl::StatusOr<std::string> token_line = MakeTokenLine(flags);
+  if (!token_line.ok()) return Fail(token_line.status());
+  std::cout << *token_line << std::flush;
+  return kExitOk;
+}
+
 int Run(const CommandLine& line) {
+  if (line.command == "token") return ShowTokenLine(line.token);  // needs no server
   // Up to here Ctrl-C ends the program by itself, also while it waits for its input.
   const absl::StatusOr<std::string> input = ReadCommandInput(line, std::cin);
   if (!input.ok()) return Fail(input.status());
