@@ -89,13 +89,13 @@ inline AttentionTask OneHead(const AttentionTask& task, int head) {
 }
 
 /// Where the rows of keys [first_key, first_key + num_keys) of KV head 0 begin in a cache.
-inline void FindRows(const AttentionTask& task, int first_key, int num_keys, int64_t* row) {
+inline void FindRows(const AttentionTask& task, const int32_t* block_table, int first_key,
+                     int num_keys, int64_t* row) {
   const int64_t block_elements =
       static_cast<int64_t>(task.num_kv_heads) * task.block_size * task.head_dim;
   int block = first_key / task.block_size, offset = first_key % task.block_size;
   for (int j = 0; j < num_keys; ++block, offset = 0) {
-    int64_t at =
-        task.block_table[block] * block_elements + static_cast<int64_t>(offset) * task.head_dim;
+    int64_t at = block_table[block] * block_elements + static_cast<int64_t>(offset) * task.head_dim;
     for (; offset < task.block_size && j < num_keys; ++offset, at += task.head_dim) row[j++] = at;
   }
   for (int j = num_keys; j < kKeyTile; ++j) row[j] = row[num_keys - 1];
@@ -111,12 +111,14 @@ KeyRows<Cache> RowsOfHead(const AttentionTask& task, int head, const int64_t* ro
           .num_keys = num_keys};
 }
 
+/// Fills the query vectors of `rows`, which are those from number `first` on in a head's arrays.
 template <typename Tiles, typename X>
-void LoadQueries(const AttentionTask& task, const AttentionArrays<typename Tiles::Elem>& a) {
+void LoadQueries(const AttentionTask& task, const AttentionRows& rows,
+                 const AttentionArrays<typename Tiles::Elem>& a, int first) {
   const int width = RoundUp(task.head_dim, kPanelWidth);
-  for (int v = 0; v < task.num_rows * task.group_size; ++v) {
-    const int head = task.first_kv_head * task.group_size + v % task.group_size;
-    const X* q = static_cast<const X*>(task.q) + (v / task.group_size) * task.q_stride +
+  for (int i = 0; i < rows.num_rows * task.group_size; ++i) {
+    const int head = task.first_kv_head * task.group_size + i % task.group_size, v = first + i;
+    const X* q = static_cast<const X*>(rows.q) + (i / task.group_size) * task.q_stride +
                  static_cast<int64_t>(head) * task.head_dim;
     Tiles::LoadQuery(q, task.head_dim, a.q + v * task.head_dim);
     for (int d = 0; d < width; d += kLanes) Store(a.acc + v * width + d, Zero());
@@ -125,12 +127,14 @@ void LoadQueries(const AttentionTask& task, const AttentionArrays<typename Tiles
   }
 }
 
+/// Writes what the query vectors of `rows`, as in LoadQueries, came to.
 template <typename X, typename Elem>
-void StoreOutputs(const AttentionTask& task, const AttentionArrays<Elem>& a) {
+void StoreOutputs(const AttentionTask& task, const AttentionRows& rows,
+                  const AttentionArrays<Elem>& a, int first) {
   const int width = RoundUp(task.head_dim, kPanelWidth);
-  for (int v = 0; v < task.num_rows * task.group_size; ++v) {
-    const int head = task.first_kv_head * task.group_size + v % task.group_size;
-    X* out = static_cast<X*>(task.out) + (v / task.group_size) * task.q_stride +
+  for (int i = 0; i < rows.num_rows * task.group_size; ++i) {
+    const int head = task.first_kv_head * task.group_size + i % task.group_size, v = first + i;
+    X* out = static_cast<X*>(rows.out) + (i / task.group_size) * task.q_stride +
              static_cast<int64_t>(head) * task.head_dim;
     const Vec scale = Set(1.0f / Sum(Load(a.sum + v * kLanes)));
     for (int d = 0; d < task.head_dim; d += kLanes) {
@@ -141,44 +145,88 @@ void StoreOutputs(const AttentionTask& task, const AttentionArrays<Elem>& a) {
   }
 }
 
-/// The block of a head's query vectors from `first` on; what they see of the tile at first_key.
+/// Query vectors of a head's arrays, and the keys that are added to them.
+struct Walk {
+  const int32_t* block_table = nullptr;
+  int first_vector = 0;
+  int num_rows = 0;
+  int first_position = 0;  // of the first row, which sees the keys up to it
+  int first_key = 0;
+  int end_key = 0;
+
+  int TileKeys(int key) const { return end_key - key < kKeyTile ? end_key - key : kKeyTile; }
+};
+
+/// Walk number `i` of a task: 0 is over the shared keys with all vectors, i > 0 over the rest of
+/// part i - 1.
+inline Walk FindWalk(const AttentionTask& task, int i) {
+  if (i == 0) {
+    return {.block_table = task.parts[0].block_table,
+            .num_rows = task.num_rows,
+            .first_position = task.shared_keys - 1,
+            .end_key = task.shared_keys};
+  }
+  const AttentionRows& part = task.parts[i - 1];
+  Walk walk = {.block_table = part.block_table,
+               .num_rows = part.num_rows,
+               .first_position = part.first_position,
+               .first_key = task.shared_keys,
+               .end_key = part.first_position + part.num_rows};
+  for (int j = 0; j < i - 1; ++j) walk.first_vector += task.parts[j].num_rows * task.group_size;
+  return walk;
+}
+
+/// Query vectors from number `first` on of a head's arrays, and what they see of the tile at
+/// first_key; their count is left to the caller.
 template <typename Elem>
-VectorBlock<Elem> MakeBlock(const AttentionTask& task, const AttentionArrays<Elem>& a,
-                            int first_key, int first, int count) {
+VectorBlock<Elem> MakeBlock(const AttentionTask& task, const Walk& walk,
+                            const AttentionArrays<Elem>& a, int first_key, int first) {
   const int width = RoundUp(task.head_dim, kPanelWidth);
   return {.q = a.q + first * task.head_dim,
           .acc = a.acc + first * width,
           .max = a.max + first,
           .sum = a.sum + first * kLanes,
-          .count = count,
           .head_dim = task.head_dim,
           .width = width,
           .scale = task.scale,
-          .first_seen = task.first_position + 1 - first_key,
-          .first_vector = first,
+          .first_seen = walk.first_position + 1 - first_key,
+          .first_vector = first - walk.first_vector,
           .group_size = task.group_size};
 }
 
-/// Adds one tile of keys of one head to all query vectors that may see it, and fetches `ahead`, the
-/// tile that comes next, meanwhile. Few vectors take the tile from the cache, more from a packed
-/// copy: with the same result.
+/// A tile, and the one that comes next and is fetched meanwhile.
+template <typename Cache>
+struct TileStep {
+  int first_key = 0;
+  KeyRows<Cache> rows;
+  KeyRows<Cache> ahead;
+};
+
+/// Adds a tile of one head to all query vectors of a walk that may see it. Few vectors take the
+/// tile from the cache, more from a packed copy: with the same result.
 template <typename Tiles, typename Cache>
-void RunTile(const AttentionTask& task, const AttentionArrays<typename Tiles::Elem>& a,
-             int first_key, const KeyRows<Cache>& rows, const KeyRows<Cache>& ahead) {
+void RunTile(const AttentionTask& task, const Walk& walk,
+             const AttentionArrays<typename Tiles::Elem>& a, const TileStep<Cache>& tile) {
   // The first row that sees a key of this tile stands at the tile's first position.
-  const int skipped = first_key > task.first_position ? first_key - task.first_position : 0;
-  const int begin = skipped * task.group_size, end = task.num_rows * task.group_size;
+  const int skipped =
+      tile.first_key > walk.first_position ? tile.first_key - walk.first_position : 0;
+  const int begin = walk.first_vector + skipped * task.group_size;
+  const int end = walk.first_vector + walk.num_rows * task.group_size;
   if constexpr (Tiles::kMaxRowVectors > 0) {
     if (end - begin <= Tiles::kMaxRowVectors) {
-      return Tiles::AddRows(MakeBlock(task, a, first_key, begin, end - begin), rows, ahead);
+      auto block = MakeBlock(task, walk, a, tile.first_key, begin);
+      block.count = end - begin;
+      return Tiles::AddRows(block, tile.rows, tile.ahead);
     }
   }
-  Tiles::Pack(rows, ahead, task.head_dim, a.keys, a.values);
+  Tiles::Pack(tile.rows, tile.ahead, task.head_dim, a.keys, a.values);
   // Blocks of nearly equal height: 32 vectors are 6+6+5+5+5+5, not 5 * 6 + 2.
   int blocks = (end - begin + Tiles::kMaxVectors - 1) / Tiles::kMaxVectors;
-  for (int v = begin, count = 0; v < end; v += count, --blocks) {
-    count = (end - v + blocks - 1) / blocks;
-    Tiles::AddPanels(MakeBlock(task, a, first_key, v, count), a.keys, a.values);
+  for (int v = begin; v < end; --blocks) {
+    auto block = MakeBlock(task, walk, a, tile.first_key, v);
+    block.count = (end - v + blocks - 1) / blocks;
+    Tiles::AddPanels(block, a.keys, a.values);
+    v += block.count;
   }
 }
 
@@ -194,37 +242,69 @@ void PrefetchTile(const KeyRows<Cache>& rows, int head_dim) {
   }
 }
 
-/// All heads take part in a tile before the next one: in a block their keys are neighbours in
-/// memory.
+/// Where the rows of the tile at hand and of the next one begin.
+struct RowBuffers {
+  int64_t row[2][kKeyTile];
+  int now = 0;
+
+  int64_t* current() { return row[now]; }
+  int64_t* next() { return row[now ^ 1]; }
+};
+
+/// Adds all tiles of a walk, the rows of the first of which are in `buffers`; finds those of the
+/// first tile of the next walk, if there is one. All heads take part in a tile before the next one:
+/// in a block their keys are neighbours in memory.
+template <typename Tiles, typename Cache>
+void RunWalk(const AttentionTask& task, const Walk& walk, const Walk* next_walk,
+             RowBuffers& buffers) {
+  for (int key = walk.first_key; key < walk.end_key; key += kKeyTile) {
+    const Walk* after = key + kKeyTile < walk.end_key ? &walk : next_walk;
+    const int next_key = after == &walk ? key + kKeyTile : after != nullptr ? after->first_key : 0;
+    const int next_count = after != nullptr ? after->TileKeys(next_key) : 0;
+    if (after != nullptr) {
+      FindRows(task, after->block_table, next_key, next_count, buffers.next());
+    }
+    for (int h = 0; h < task.num_task_heads; ++h) {
+      TileStep<Cache> tile;
+      tile.first_key = key;
+      tile.rows = RowsOfHead<Cache>(task, h, buffers.current(), walk.TileKeys(key));
+      tile.ahead = tile.rows;
+      if (h + 1 < task.num_task_heads) {
+        tile.ahead = RowsOfHead<Cache>(task, h + 1, buffers.current(), walk.TileKeys(key));
+      } else if (after != nullptr) {
+        tile.ahead = RowsOfHead<Cache>(task, 0, buffers.next(), next_count);
+      }
+      RunTile<Tiles, Cache>(task, walk, HeadArrays<typename Tiles::Elem>(task, h), tile);
+    }
+    buffers.now ^= 1;
+  }
+}
+
 template <typename Tiles, typename X, typename Cache>
 void RunAttention(const AttentionTask& task) {
   using Elem = typename Tiles::Elem;
-  int64_t row[2][kKeyTile];
-  const int num_keys = task.first_position + task.num_rows;
-  int count = num_keys < kKeyTile ? num_keys : kKeyTile;
-  FindRows(task, 0, count, row[0]);
-  PrefetchTile(RowsOfHead<Cache>(task, 0, row[0], count), task.head_dim);
-  for (int h = 0; h < task.num_task_heads; ++h) {
-    LoadQueries<Tiles, X>(OneHead(task, h), HeadArrays<Elem>(task, h));
-  }
-  for (int first_key = 0, now = 0; first_key < num_keys; first_key += kKeyTile, now ^= 1) {
-    const int next = first_key + kKeyTile;
-    const int next_count = num_keys - next < kKeyTile ? num_keys - next : kKeyTile;
-    if (next < num_keys) FindRows(task, next, next_count, row[now ^ 1]);
+  RowBuffers buffers;
+  int i = task.shared_keys > 0 ? 0 : 1;
+  Walk walk = FindWalk(task, i);
+  const int count = walk.TileKeys(walk.first_key);
+  FindRows(task, walk.block_table, walk.first_key, count, buffers.current());
+  PrefetchTile(RowsOfHead<Cache>(task, 0, buffers.current(), count), task.head_dim);
+  for (int part = 0, v = 0; part < task.num_parts; ++part) {
     for (int h = 0; h < task.num_task_heads; ++h) {
-      const auto rows = RowsOfHead<Cache>(task, h, row[now], count);
-      auto ahead = rows;
-      if (h + 1 < task.num_task_heads) {
-        ahead = RowsOfHead<Cache>(task, h + 1, row[now], count);
-      } else if (next < num_keys) {
-        ahead = RowsOfHead<Cache>(task, 0, row[now ^ 1], next_count);
-      }
-      RunTile<Tiles, Cache>(OneHead(task, h), HeadArrays<Elem>(task, h), first_key, rows, ahead);
+      LoadQueries<Tiles, X>(OneHead(task, h), task.parts[part], HeadArrays<Elem>(task, h), v);
     }
-    count = next_count;
+    v += task.parts[part].num_rows * task.group_size;
   }
-  for (int h = 0; h < task.num_task_heads; ++h) {
-    StoreOutputs<X>(OneHead(task, h), HeadArrays<Elem>(task, h));
+  for (; i <= task.num_parts; ++i) {
+    const Walk next = i < task.num_parts ? FindWalk(task, i + 1) : Walk{};
+    RunWalk<Tiles, Cache>(task, walk, i < task.num_parts ? &next : nullptr, buffers);
+    walk = next;
+  }
+  for (int part = 0, v = 0; part < task.num_parts; ++part) {
+    for (int h = 0; h < task.num_task_heads; ++h) {
+      StoreOutputs<X>(OneHead(task, h), task.parts[part], HeadArrays<Elem>(task, h), v);
+    }
+    v += task.parts[part].num_rows * task.group_size;
   }
 }
 

@@ -88,22 +88,31 @@ struct IntGemmKernels {
   void (*quantize)(const uint16_t* x, int64_t k, int32_t weight_offset, void* out);
 };
 
-/// Consecutive rows of one slice, and all query heads that share some KV heads.
-struct AttentionTask {
+/// Consecutive rows of one slice.
+struct AttentionRows {
   const void* q = nullptr;  // first row, activation dtype; rows are q_stride elements apart
   void* out = nullptr;      // as q
+  const int32_t* block_table = nullptr;
+  int32_t num_rows = 0;
+  int32_t first_position = 0;  // of the first row; row i sees keys 0..first_position + i
+};
+
+/// Rows of some slices whose caches begin with the same blocks, and all query heads that share some
+/// KV heads.
+struct AttentionTask {
+  const AttentionRows* parts = nullptr;
+  int32_t num_parts = 0;
+  int32_t num_rows = 0;     // of all parts
+  int32_t shared_keys = 0;  // in whole tiles, the same blocks in all parts; all rows see them
   int64_t q_stride = 0;
   const void* k_cache = nullptr;  // [num_blocks, num_kv_heads, block_size, head_dim]
   const void* v_cache = nullptr;
-  const int32_t* block_table = nullptr;
   int32_t block_size = 0;
   int32_t num_kv_heads = 0;
   int32_t first_kv_head = 0;   // the task is about this KV head
   int32_t num_task_heads = 1;  // and the ones after it, so many in all
   int32_t group_size = 0;      // query heads per KV head
   int32_t head_dim = 0;
-  int32_t num_rows = 0;
-  int32_t first_position = 0;  // of the first row; row i sees keys 0..first_position + i
   float scale = 1.0f;
   void* scratch = nullptr;  // sized by attention.cc, 64-byte aligned
 };

@@ -82,6 +82,11 @@ class Cache {
              .block_size = block_size};
   }
 
+  /// Lets sequence `to` begin with the whole blocks of the first `keys` keys of sequence `from`.
+  void ShareBlocks(size_t from, size_t to, int32_t keys) {
+    std::copy_n(tables_[from].begin(), keys / block_size_, tables_[to].begin());
+  }
+
   const KvCacheView& view() const { return view_; }
   const std::vector<int32_t>& table(size_t sequence) const { return tables_[sequence]; }
 
@@ -248,6 +253,54 @@ TEST_P(AttentionTest, HowManyRowsAreComputedTogetherChangesNoBitOfAnyShape) {
       for (int32_t chunk : {1, 2, 3, 11, 66}) {
         ASSERT_EQ(AttendInChunks(*backend_, h, sequences, cache, chunk), expected)
             << "chunk " << chunk << ", head_dim " << h.head_dim;
+      }
+    }
+  }
+}
+
+/// Single rows whose block tables begin alike, of ragged lengths, among a longer slice and a
+/// sequence that shares nothing.
+std::vector<Slice> SlicesThatShareBlocks(int32_t step) {
+  // Rows of one sequence share all blocks. Sequence 4 shares none.
+  std::vector<Slice> slices = {{1, 202, 203}, {4, 10, 40}, {0, 199, 200}, {2, 205, 206},
+                               {3, 140, 141}, {0, 64, 65}, {0, 63, 64},   {3, 208, 209},
+                               {4, 211, 212}, {0, 64, 65}, {0, 0, 1},     {2, 64, 66}};
+  for (int32_t row = 130; row < 200; row += step) slices.push_back({0, row, row + 1});
+  return slices;
+}
+
+void ExpectTheBitsOfEachSliceAlone(Backend& backend, const Scene& scene,
+                                   const std::vector<Slice>& slices) {
+  const auto together = Attend(backend, scene, slices);
+  auto at = together.begin();
+  for (const Slice& s : slices) {
+    const auto alone = Attend(backend, scene, {s});
+    ASSERT_TRUE(std::equal(alone.begin(), alone.end(), at))
+        << "sequence " << s.sequence << ", row " << s.begin << ", head_dim " << scene.heads.head_dim
+        << ", blocks of " << scene.cache.view().block_size;
+    at += static_cast<int64_t>(alone.size());
+  }
+}
+
+TEST_P(AttentionTest, RowsThatShareBlocksGetTheBitsThatTheyGetAlone) {
+  const bool cpu = GetParam().device == "cpu";
+  const auto slices = SlicesThatShareBlocks(cpu && !MOED_SANITIZED ? 1 : 16);
+  for (const Heads& h : {Heads{4, 2, 24}, Heads{8, 1, 64}, Heads{2, 2, 128}, Heads{6, 1, 80}}) {
+    if (!cpu && h.head_dim != 24) continue;  // emulated ones are slow
+    std::vector<Sequence> sequences;
+    for (int32_t i = 0; i < 5; ++i) {
+      sequences.push_back(MakeSequence(h, 200 + 3 * i, 10 * static_cast<uint32_t>(i), dtype()));
+    }
+    for (int threads : ThreadCounts(GetParam())) {
+      const auto backend = MakeBackend(GetParam(), threads);
+      for (int32_t block_size : {16, 7}) {
+        if (!cpu && block_size == 7) continue;
+        const DType cache_dtype = block_size == 16 ? DType::kBF16 : DType::kF32;
+        Cache cache(*backend, h, sequences, cache_dtype, block_size);
+        cache.ShareBlocks(0, 1, 144);  // two tiles and a part of one
+        cache.ShareBlocks(0, 2, 70);   // one tile
+        cache.ShareBlocks(0, 3, 196);  // three tiles
+        ExpectTheBitsOfEachSliceAlone(*backend, {h, sequences, cache}, slices);
       }
     }
   }
