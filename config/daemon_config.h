@@ -49,6 +49,7 @@ struct DaemonConfig {
   // The front.
   std::string listen = "127.0.0.1:50051";
   std::string metrics_listen = "127.0.0.1:9090";  // empty = off
+  bool metrics_vllm_aliases = false;              // vLLM's names for metrics as well
   std::string token_file;                         // empty = no authentication
   std::string ready_file;                         // empty = none
   double drain_timeout_s = 30;

@@ -11,6 +11,7 @@
 #include "absl/time/clock.h"
 #include "config/base/status_macros.h"
 #include "config/logging.h"
+#include "server/metrics/experts_json.h"
 #include "server/signal_thread.h"
 
 namespace moed {
@@ -29,12 +30,26 @@ ProcessEngineGroupOptions GroupOptions(const DaemonConfig& config, const LaunchP
           .step_timeout = absl::Seconds(config.step_timeout_s) + kStepTimeoutMargin};
 }
 
-PrometheusMetrics::Params MetricsParams(const LaunchPlan& plan) {
+// Indices in the model of its MoE layers.
+std::vector<int32_t> MoeLayers(const ModelConfig& config) {
+  std::vector<int32_t> layers;
+  for (size_t i = 0; i < config.layer_is_moe.size(); ++i) {
+    if (config.layer_is_moe[i]) layers.push_back(static_cast<int32_t>(i));
+  }
+  return layers;
+}
+
+PrometheusMetrics::Params MetricsParams(const DaemonConfig& config, const LaunchPlan& plan) {
+  const char* transport = config.device == "cuda" ? "nccl" : "shm";
   return {.model_name = plan.model.name,
           .version = plan.model.server_version,
-          .num_ranks = plan.placement.num_ranks,
+          .transport = plan.placement.num_ranks > 1 ? transport : "none",
+          .placement = plan.placement,
+          .moe_layers = MoeLayers(plan.model.config),
           .block_size = plan.memory.block_size,
-          .num_blocks = plan.memory.num_blocks};
+          .num_blocks = plan.memory.num_blocks,
+          .vllm_names = config.metrics_vllm_aliases ? PrometheusMetrics::VllmNames::kOn
+                                                    : PrometheusMetrics::VllmNames::kOff};
 }
 
 StepLoopOptions LoopOptions(const DaemonConfig& config, const LaunchPlan& plan) {
@@ -62,7 +77,7 @@ Daemon::Daemon(const DaemonConfig& config, LaunchPlan plan)
     : config_(config),
       plan_(std::move(plan)),
       started_(absl::Now()),
-      metrics_(MetricsParams(plan_)),
+      metrics_(MetricsParams(config_, plan_)),
       engines_(GroupOptions(config_, plan_)),
       loop_(StepLoop::Create({.model = plan_.model.config,
                               .tokenizer = *plan_.tokenizer,
@@ -109,14 +124,17 @@ absl::Status Daemon::Listen() {
 
 absl::Status Daemon::ListenForMetrics() {
   if (config_.metrics_listen.empty()) return absl::OkStatus();
-  MOED_ASSIGN_OR_RETURN(
-      http_server_, MetricsHttpServer::Start({.listen = config_.metrics_listen,
-                                              .metrics_text =
-                                                  [this] {
-                                                    metrics_.Refresh(loop_->stats());
-                                                    return metrics_.Text();
-                                                  },
-                                              .state = [this] { return loop_->stats().state; }}));
+  MetricsHttpServer::Params params;
+  params.listen = config_.metrics_listen;
+  params.metrics_text = [this] {
+    metrics_.Refresh(loop_->stats(), Ranks());
+    return metrics_.Text();
+  };
+  params.experts_json = [this] {
+    return ExpertsJson(loop_->stats(), plan_.placement, MoeLayers(plan_.model.config));
+  };
+  params.state = [this] { return loop_->stats().state; };
+  MOED_ASSIGN_OR_RETURN(http_server_, MetricsHttpServer::Start(std::move(params)));
   SPDLOG_INFO("event=metrics_listening address={}", http_server_->address());
   return absl::OkStatus();
 }

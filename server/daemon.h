@@ -15,7 +15,7 @@
 #include "server/launch_plan.h"
 #include "server/metrics/metrics_http_server.h"
 #include "server/metrics/prometheus_metrics.h"
-#include "server/rpc/rank_view.h"
+#include "server/metrics/rank_view.h"
 #include "server/rpc/rpc_server.h"
 #include "server/step_loop.h"
 #include "server/supervisor/process_engine_group.h"

@@ -43,6 +43,7 @@ void LiveRequests::Add(Request request, std::shared_ptr<RequestSink> sink, absl:
     status = scheduler_->Add(active->request());
   }
   if (status.ok()) {
+    if (active->request().output.timing) untimed_ids_.push_back(id);
     requests_.emplace(id, std::move(active));
   } else {
     ReportEnd(active->Fail(status, {}, now));
@@ -82,12 +83,38 @@ void LiveRequests::ExpireDeadlines(absl::Time now) {
   }
 }
 
+std::optional<PlannedStep> LiveRequests::Plan(absl::Time now) {
+  std::optional<PlannedStep> step = scheduler_->Plan(now);
+  std::erase_if(untimed_ids_, [this](const std::string& id) {
+    const auto it = requests_.find(id);
+    if (it == requests_.end()) return true;
+    if (!scheduler_->progress(id).started()) return false;
+    it->second->MarkFirstStep(totals_);
+    return true;
+  });
+  return step;
+}
+
+void LiveRequests::AddToTotals(std::span<const StepResult> results, const StepCost& cost) {
+  ++totals_.num_steps;
+  totals_.plan_seconds += absl::ToDoubleSeconds(cost.plan_time);
+  totals_.step_seconds += absl::ToDoubleSeconds(cost.step_time);
+  const auto total = [](const StepResult& result) { return result.times.total; };
+  AddTimes(std::ranges::max_element(results, {}, total)->times, totals_.times);
+}
+
 absl::StatusOr<LiveRequests::Applied> LiveRequests::Apply(std::span<const StepResult> results,
-                                                          absl::Time now) {
+                                                          const StepCost& cost) {
   MOED_ASSIGN_OR_RETURN(std::vector<SequenceOutcome> outcomes, scheduler_->Apply(results));
+  AddToTotals(results, cost);
   Applied applied;
-  for (SequenceOutcome& outcome : outcomes) OnOutcome(outcome, now, applied);
-  // Only now may requests go: until here the outcomes refer to them.
+  for (SequenceOutcome& outcome : outcomes) OnOutcome(outcome, cost.end, applied);
+  EndRequests(outcomes, cost.end);
+  return applied;
+}
+
+// Only after a step's last outcome may requests go: until then the outcomes refer to them.
+void LiveRequests::EndRequests(const std::vector<SequenceOutcome>& outcomes, absl::Time now) {
   std::vector<std::string> full, finished;
   for (const SequenceOutcome& outcome : outcomes) {
     const ActiveRequest& active = *requests_.at(outcome.request->id);
@@ -101,7 +128,6 @@ absl::StatusOr<LiveRequests::Applied> LiveRequests::Apply(std::span<const StepRe
     Fail(id, absl::ResourceExhaustedError("the client is too slow: it left too much unread"), now);
   }
   for (const std::string& id : finished) Complete(id, now);
-  return applied;
 }
 
 void LiveRequests::OnOutcome(SequenceOutcome& outcome, absl::Time now, Applied& applied) {
@@ -109,6 +135,7 @@ void LiveRequests::OnOutcome(SequenceOutcome& outcome, absl::Time now, Applied& 
   ActiveRequest& active = *requests_.at(id);
   if (!active.has_token()) {
     num_prompt_tokens_ += static_cast<int64_t>(outcome.request->prompt_token_ids.size());
+    if (outcome.request->output.timing) active.MarkFirstToken(totals_);
   }
   ++num_generated_tokens_;
   const ActiveRequest::TokenEffect effect =
@@ -124,7 +151,7 @@ void LiveRequests::Complete(const std::string& request_id, absl::Time now) {
   const auto [active, progress] = Take(request_id);
   if (!active) return;
   ++num_finished_requests_;
-  ReportEnd(active->Complete(progress, now));
+  ReportEnd(active->Complete(progress, totals_, now));
 }
 
 void LiveRequests::ReportEnd(const RequestOutcome& outcome) {
@@ -136,6 +163,7 @@ int32_t LiveRequests::num_waiting_requests() const {
 }
 
 void LiveRequests::FillStats(ServerStats& stats) const {
+  stats.steps = totals_;
   stats.num_requests = num_requests();
   stats.num_prompt_tokens = num_prompt_tokens_;
   stats.num_generated_tokens = num_generated_tokens_;

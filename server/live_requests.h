@@ -31,6 +31,13 @@ class LiveRequests {
         inter_token_seconds;  // one for each token that was not its sequence's first
   };
 
+  /// What a step took.
+  struct StepCost {
+    absl::Duration plan_time;
+    absl::Duration step_time;
+    absl::Time end;
+  };
+
   /// `tokenizer` and `metrics` must outlive this object; `metrics` may be null.
   LiveRequests(const Tokenizer& tokenizer, MetricsSink* metrics)
       : tokenizer_(tokenizer), metrics_(metrics) {}
@@ -51,16 +58,18 @@ class LiveRequests {
   void ExpireDeadlines(absl::Time now);
 
   /// The next step; nothing when there is nothing to run. Needs a scheduler, as does Apply.
-  std::optional<PlannedStep> Plan(absl::Time now) { return scheduler_->Plan(now); }
+  std::optional<PlannedStep> Plan(absl::Time now);
 
   /// Sends what the step's results give and ends what has ended. An error means that the results
   /// cannot be trusted: the group must be given up.
-  absl::StatusOr<Applied> Apply(std::span<const StepResult> results, absl::Time now);
+  absl::StatusOr<Applied> Apply(std::span<const StepResult> results, const StepCost& cost);
 
   bool HasWork() const { return scheduler_ && scheduler_->HasWork(); }
   int32_t num_requests() const { return static_cast<int32_t>(requests_.size()); }
   /// Requests of which nothing has been scheduled yet.
   int32_t num_waiting_requests() const;
+  /// Sums over all steps that were applied.
+  const StepTotals& totals() const { return totals_; }
   /// Fills in the counters and gauges that this object knows.
   void FillStats(ServerStats& stats) const;
 
@@ -73,6 +82,8 @@ class LiveRequests {
     RequestProgress progress;
   };
 
+  void AddToTotals(std::span<const StepResult> results, const StepCost& cost);
+  void EndRequests(const std::vector<SequenceOutcome>& outcomes, absl::Time now);
   void OnOutcome(SequenceOutcome& outcome, absl::Time now, Applied& applied);
   // Removes a request from the scheduler and from the map.
   Taken Take(const std::string& request_id);
@@ -85,6 +96,8 @@ class LiveRequests {
   std::unique_ptr<Scheduler> scheduler_;              // null while there is no engine group
   absl::flat_hash_map<std::string, Entry> requests_;  // by id
   uint64_t last_arrival_number_ = 0;
+  std::vector<std::string> untimed_ids_;  // of those that want their timing and have had no step
+  StepTotals totals_;
   SchedulerCounters past_counters_;  // of the schedulers before this one
   int64_t num_prompt_tokens_ = 0;
   int64_t num_generated_tokens_ = 0;

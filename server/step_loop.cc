@@ -53,20 +53,6 @@ absl::StatusOr<SchedulerOptions> MakeSchedulerOptions(const std::vector<EngineIn
   return limits;
 }
 
-void AddTimes(const StepTimes& times, StepTimes& sum) {
-  sum.attention += times.attention;
-  sum.attention_kv += times.attention_kv;
-  sum.route += times.route;
-  sum.dispatch += times.dispatch;
-  sum.dispatch_wait += times.dispatch_wait;
-  sum.experts += times.experts;
-  sum.combine += times.combine;
-  sum.combine_wait += times.combine_wait;
-  sum.head += times.head;
-  sum.sampling += times.sampling;
-  sum.total += times.total;
-}
-
 // The StepLoop itself. Members without a mutex belong to thread_ once it runs.
 class StepLoopThread final : public StepLoop {
  public:
@@ -121,6 +107,8 @@ class StepLoopThread final : public StepLoop {
   void End(const absl::Status& status);
 
   void RecordStep(StepOutcome outcome);
+  void SumExpertCounts(const std::vector<StepResult>& results);
+  void SetStepStarted(absl::Time started);
   void PublishLoad();
   void SetState(ServingState state);
   size_t num_expert_counts() const {
@@ -135,7 +123,8 @@ class StepLoopThread final : public StepLoop {
   std::function<void(ServingState)> state_callback_;
   bool is_draining_ = false;
   int32_t num_losses_ = 0;  // of the engine group since the last step that succeeded
-  std::thread thread_;      // of the thread that calls Start and Stop
+  std::vector<int64_t> step_tokens_per_expert_;  // of the step being recorded
+  std::thread thread_;                           // of the thread that calls Start and Stop
 
   mutable absl::Mutex mutex_;
   ServerStats stats_ ABSL_GUARDED_BY(mutex_);
@@ -240,16 +229,20 @@ absl::Status StepLoopThread::Step() {
   if (!step) return absl::OkStatus();
   PublishLoad();  // who was planned waits no longer, however long the step takes
   const absl::Time step_start = absl::Now();
-  MOED_ASSIGN_OR_RETURN(const std::vector<StepResult> results,
-                        parts_.engines.Execute(std::move(step->plans)));
+  SetStepStarted(step_start);
+  absl::StatusOr<std::vector<StepResult>> executed = parts_.engines.Execute(std::move(step->plans));
   const absl::Time step_end = absl::Now();
+  SetStepStarted(absl::InfiniteFuture());
+  MOED_ASSIGN_OR_RETURN(const std::vector<StepResult> results, std::move(executed));
   MOED_RETURN_IF_ERROR(CheckExpertCounts(results));
-  MOED_ASSIGN_OR_RETURN(LiveRequests::Applied applied, live_.Apply(results, step_end));
+  const LiveRequests::StepCost cost = {
+      .plan_time = plan_time, .step_time = step_end - step_start, .end = step_end};
+  MOED_ASSIGN_OR_RETURN(LiveRequests::Applied applied, live_.Apply(results, cost));
   num_losses_ = 0;
   RecordStep({.num_tokens = step->num_tokens,
               .num_prefill_tokens = step->num_prefill_tokens,
-              .plan_time = plan_time,
-              .step_time = step_end - step_start,
+              .plan_time = cost.plan_time,
+              .step_time = cost.step_time,
               .inter_token_seconds = std::move(applied.inter_token_seconds),
               .results = &results});
   return absl::OkStatus();
@@ -328,27 +321,36 @@ void StepLoopThread::End(const absl::Status& status) {
 
 void StepLoopThread::RecordStep(StepOutcome outcome) {
   const std::vector<StepResult>& results = *outcome.results;
-  ServerStats snapshot;
+  SumExpertCounts(results);
   {
     absl::MutexLock lock(&mutex_);
-    ++stats_.num_steps;
-    stats_.plan_seconds += absl::ToDoubleSeconds(outcome.plan_time);
-    stats_.step_seconds += absl::ToDoubleSeconds(outcome.step_time);
-    AddTimes(std::ranges::max(results, {}, [](const StepResult& r) { return r.times.total; }).times,
-             stats_.times);
     stats_.ranks.resize(results.size());
     for (size_t rank = 0; rank < results.size(); ++rank) {
       const StepResult& result = results[rank];
       stats_.ranks[rank].num_expert_rows += result.num_expert_rows;
+      AddTimes(result.times, stats_.ranks[rank].times);
       stats_.dispatch_bytes += result.dispatch_bytes;
       stats_.combine_bytes += result.combine_bytes;
-      std::ranges::transform(stats_.tokens_per_expert, result.tokens_per_expert,
-                             stats_.tokens_per_expert.begin(), std::plus<int64_t>());
     }
+    std::ranges::transform(stats_.tokens_per_expert, step_tokens_per_expert_,
+                           stats_.tokens_per_expert.begin(), std::plus<int64_t>());
     live_.FillStats(stats_);
-    if (parts_.metrics) snapshot = stats_;
   }
-  if (parts_.metrics) parts_.metrics->OnStep(outcome, snapshot);
+  outcome.tokens_per_expert = step_tokens_per_expert_;
+  if (parts_.metrics) parts_.metrics->OnStep(outcome);
+}
+
+void StepLoopThread::SumExpertCounts(const std::vector<StepResult>& results) {
+  step_tokens_per_expert_.assign(num_expert_counts(), 0);
+  for (const StepResult& result : results) {
+    std::ranges::transform(step_tokens_per_expert_, result.tokens_per_expert,
+                           step_tokens_per_expert_.begin(), std::plus<int64_t>());
+  }
+}
+
+void StepLoopThread::SetStepStarted(absl::Time started) {
+  absl::MutexLock lock(&mutex_);
+  stats_.step_started = started;
 }
 
 void StepLoopThread::PublishLoad() {

@@ -9,12 +9,23 @@
 
 #include "absl/strings/str_format.h"
 #include "absl/synchronization/notification.h"
+#include "server/metrics/status_page.h"
 
 namespace moed {
 namespace {
 
 constexpr const char* kTextType = "text/plain; charset=utf-8";
 constexpr const char* kMetricsType = "text/plain; version=0.0.4; charset=utf-8";
+constexpr const char* kJsonType = "application/json";
+constexpr const char* kPageType = "text/html; charset=utf-8";
+
+// The page needs itself and what it asks this server for; whatever else gets into it must not run.
+constexpr const char* kSafetyHeaders =
+    "Content-Security-Policy: default-src 'none'; script-src 'unsafe-inline'; "
+    "style-src 'unsafe-inline'; connect-src 'self'; img-src data:; base-uri 'none'; "
+    "form-action 'none'; frame-ancestors 'none'\r\n"
+    "X-Content-Type-Options: nosniff\r\nReferrer-Policy: no-referrer\r\n"
+    "Cache-Control: no-store\r\n";
 
 struct Answer {
   int status = 200;
@@ -30,9 +41,9 @@ class PageHandler : public CivetHandler {
   bool handleGet(CivetServer*, mg_connection* connection) override {
     const Answer answer = answer_();
     const std::string head = absl::StrFormat(
-        "HTTP/1.1 %d %s\r\nContent-Type: %s\r\nContent-Length: %d\r\nConnection: close\r\n\r\n",
+        "HTTP/1.1 %d %s\r\nContent-Type: %s\r\nContent-Length: %d\r\n%sConnection: close\r\n\r\n",
         answer.status, answer.status == 200 ? "OK" : "Service Unavailable", content_type_,
-        answer.body.size());
+        answer.body.size(), kSafetyHeaders);
     mg_write(connection, head.data(), head.size());
     mg_write(connection, answer.body.data(), answer.body.size());
     return true;
@@ -83,10 +94,20 @@ struct MetricsHttpServer::Parts {
                 [] {
                   return Answer{200, "ok\n"};
                 }),
+        experts(kJsonType,
+                [json = std::move(params.experts_json)] {
+                  return Answer{200, json()};
+                }),
+        page(kPageType,
+             [] {
+               return Answer{200, kStatusPage};
+             }),
         readyz(kTextType, [state = std::move(params.state)] { return Readiness(state()); }) {}
 
   PageHandler metrics;
   PageHandler healthz;
+  PageHandler experts;
+  PageHandler page;
   PageHandler readyz;
   std::string address;
   std::unique_ptr<CivetServer> server;  // last: goes first
@@ -122,6 +143,8 @@ absl::StatusOr<std::unique_ptr<MetricsHttpServer>> MetricsHttpServer::Start(Para
   parts->server->addHandler("/metrics", parts->metrics);
   parts->server->addHandler("/healthz", parts->healthz);
   parts->server->addHandler("/readyz", parts->readyz);
+  parts->server->addHandler("/experts.json", parts->experts);
+  parts->server->addHandler("/$", parts->page);  // without the $ it would answer every path
   return std::unique_ptr<MetricsHttpServer>(new MetricsHttpServer(std::move(parts)));
 }
 

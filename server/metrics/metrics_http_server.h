@@ -9,8 +9,9 @@
 
 namespace moed {
 
-/// Answers /metrics, /healthz (200 while the process lives) and /readyz (200 only when serving) by
-/// HTTP.
+/// Answers by HTTP: /metrics; /healthz (200 while the process lives) and /readyz (200 only when
+/// serving); the status page at / and its /experts.json. It reads only: anything but GET is
+/// refused.
 ///
 /// Owned by the daemon and destroyed before what its callbacks use. It has threads of its own.
 class MetricsHttpServer {
@@ -19,6 +20,7 @@ class MetricsHttpServer {
   struct Params {
     std::string listen;  // "HOST:PORT" or "[IPV6]:PORT"; port 0 for any
     std::function<std::string()> metrics_text;
+    std::function<std::string()> experts_json;
     std::function<ServingState()> state;
   };
 

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <cstdint>
+#include <span>
 #include <string_view>
 #include <vector>
 
@@ -29,14 +31,15 @@ struct StepOutcome {
   absl::Duration step_time;
   std::vector<double> inter_token_seconds;  // one for each token that was not its sequence's first
   const std::vector<StepResult>* results = nullptr;  // one for each rank; valid during the call
+  std::span<const int64_t> tokens_per_expert;  // [num_moe_layers * num_experts] sum of the results'
 };
 
 /// Where the step loop reports what it does. Called once a step and once a request, from its
-/// thread.
+/// thread; totals and gauges are read from StepLoop::stats instead.
 class MetricsSink {
  public:
   virtual ~MetricsSink() = default;
-  virtual void OnStep(const StepOutcome& outcome, const ServerStats& stats) = 0;
+  virtual void OnStep(const StepOutcome& outcome) = 0;
   virtual void OnRequestEnd(const RequestOutcome& outcome) = 0;
   virtual void OnRejected(
       std::string_view reason) = 0;  // any thread; "queue_full", "draining", ...

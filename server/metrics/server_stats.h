@@ -6,6 +6,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "engine/api/step.h"
+#include "server/metrics/step_totals.h"
 
 namespace moed {
 
@@ -32,7 +33,8 @@ struct RankStats {
   int32_t num_free_blocks = 0;    // blocks no sequence refers to; some of them still hold a prefix
   int32_t num_cached_blocks = 0;  // those that do
   int32_t num_running_sequences = 0;
-  int64_t num_expert_rows = 0;  // rows its experts computed since start
+  int64_t num_expert_rows = 0;  // rows its experts computed since start or reset
+  StepTimes times;              // its own, sums over all steps
 };
 
 /// Counters and gauges of the daemon at one moment: a value published by the step loop after every
@@ -42,7 +44,6 @@ struct ServerStats {
   int32_t num_running_sequences = 0;
   int32_t num_waiting_sequences = 0;
   int32_t num_requests = 0;  // accepted and not yet ended
-  int64_t num_steps = 0;
   int64_t num_prompt_tokens = 0;
   int64_t num_generated_tokens = 0;
   int64_t num_preemptions = 0;
@@ -51,11 +52,10 @@ struct ServerStats {
   int64_t prefix_cache_queries = 0;  // tokens
   int64_t prefix_cache_hits = 0;     // tokens
   uint64_t placement_epoch = 0;
-  double plan_seconds = 0;  // sums over all steps
-  double step_seconds = 0;
+  StepTotals steps;
+  absl::Time step_started = absl::InfiniteFuture();  // of the step being executed, if one is
   int64_t dispatch_bytes = 0;
   int64_t combine_bytes = 0;
-  StepTimes times;  // sums over all steps, of the slowest rank by total
   std::vector<RankStats> ranks;
   std::vector<int64_t> tokens_per_expert;  // [num_moe_layers * num_experts] since start or reset
 };

@@ -52,7 +52,8 @@ void ActiveRequest::Send(RequestEvent event) {
   if (!is_sink_full_) is_sink_full_ = !sink_->OnEvent(std::move(event));
 }
 
-RequestOutcome ActiveRequest::Complete(const RequestProgress& progress, absl::Time now) {
+RequestOutcome ActiveRequest::Complete(const RequestProgress& progress, const StepTotals& totals,
+                                       absl::Time now) {
   const RequestOutcome outcome = MakeOutcome(has_length_finish_ ? "length" : "stop", progress, now);
   Send(UsageEvent{.num_prompt_tokens = outcome.num_prompt_tokens,
                   .num_cached_tokens = progress.num_cached_tokens,
@@ -60,8 +61,20 @@ RequestOutcome ActiveRequest::Complete(const RequestProgress& progress, absl::Ti
                   .queue_time = outcome.queue_time,
                   .time_to_first_token = outcome.time_to_first_token,
                   .total_time = outcome.total_time,
-                  .num_preemptions = progress.num_preemptions});
+                  .num_preemptions = progress.num_preemptions,
+                  .timing = MakeTiming(outcome, totals)});
   return outcome;
+}
+
+std::shared_ptr<const RequestTiming> ActiveRequest::MakeTiming(const RequestOutcome& outcome,
+                                                               const StepTotals& totals) const {
+  if (!request_.output.timing) return nullptr;
+  return std::make_shared<RequestTiming>(
+      RequestTiming{.queue_time = outcome.queue_time,
+                    .prefill_time = outcome.prefill_time,
+                    .decode_time = outcome.decode_time,
+                    .prefill_steps = at_first_token_ - before_first_step_,
+                    .decode_steps = totals - at_first_token_});
 }
 
 RequestOutcome ActiveRequest::Fail(const absl::Status& status, const RequestProgress& progress,

@@ -45,8 +45,15 @@ class ActiveRequest {
   TokenEffect OnToken(int32_t index, SampledToken token, const std::optional<SequenceEnd>& end,
                       absl::Time now);
 
-  /// Sends the UsageEvent, after every sequence has finished. The request is over.
-  RequestOutcome Complete(const RequestProgress& progress, absl::Time now);
+  /// For a request that wants its timing: the totals of all steps before its first one, and those
+  /// up to its first token.
+  void MarkFirstStep(const StepTotals& totals) { before_first_step_ = totals; }
+  void MarkFirstToken(const StepTotals& totals) { at_first_token_ = totals; }
+
+  /// Sends the UsageEvent, after every sequence has finished. The request is over. `totals` are
+  /// those of all steps.
+  RequestOutcome Complete(const RequestProgress& progress, const StepTotals& totals,
+                          absl::Time now);
 
   /// Sends an error. The request is over.
   RequestOutcome Fail(const absl::Status& status, const RequestProgress& progress, absl::Time now);
@@ -60,6 +67,8 @@ class ActiveRequest {
   void Send(RequestEvent event);
   RequestOutcome MakeOutcome(std::string_view result, const RequestProgress& progress,
                              absl::Time now) const;
+  std::shared_ptr<const RequestTiming> MakeTiming(const RequestOutcome& outcome,
+                                                  const StepTotals& totals) const;
   int32_t num_generated() const;
 
   const Request request_;
@@ -70,6 +79,8 @@ class ActiveRequest {
   bool is_sink_full_ = false;
   bool has_length_finish_ = false;
   absl::Time first_token_ = absl::InfiniteFuture();
+  StepTotals before_first_step_;  // these two only if the timing is wanted
+  StepTotals at_first_token_;
 };
 
 }  // namespace moed

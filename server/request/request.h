@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <variant>
@@ -9,6 +10,7 @@
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "engine/api/step.h"
+#include "server/metrics/step_totals.h"
 
 namespace moed {
 
@@ -28,11 +30,13 @@ struct OutputOptions {
   bool return_token_ids = false;
   bool skip_text = false;
   bool skip_special_tokens = true;
+  bool timing = false;  // the UsageEvent says where the time went
 };
 
 /// A Generate call after validation and tokenization. A value; nothing in it is unchecked.
 struct Request {
   std::string id;                         // made by the server, unique in its life
+  std::string tenant;                     // who asks; "" where nobody says who he is
   std::vector<int32_t> prompt_token_ids;  // at least 1, at most max_model_len - 1
   SamplingParams sampling;                // seed resolved
   int32_t num_sequences = 1;
@@ -80,6 +84,16 @@ struct FinishedEvent {
   int32_t num_generated_tokens = 0;
 };
 
+/// Where a request's time went. The steps of a part are all that passed in it, whatever else they
+/// computed.
+struct RequestTiming {
+  absl::Duration queue_time;    // from arrival to the first step
+  absl::Duration prefill_time;  // from the first step to the first token
+  absl::Duration decode_time;   // from the first token to the end
+  StepTotals prefill_steps;
+  StepTotals decode_steps;
+};
+
 struct UsageEvent {  // always last, after a success
   int32_t num_prompt_tokens = 0;
   int32_t num_cached_tokens = 0;
@@ -88,6 +102,8 @@ struct UsageEvent {  // always last, after a success
   absl::Duration time_to_first_token;
   absl::Duration total_time;
   int32_t num_preemptions = 0;
+  std::shared_ptr<const RequestTiming>
+      timing;  // null unless asked for; shared to keep events small
 };
 
 using RequestEvent = std::variant<DeltaEvent, FinishedEvent, UsageEvent>;

@@ -4,6 +4,7 @@
 #include <span>
 
 #include "server/placement/balancedness.h"
+#include "server/rpc/event_conversion.h"
 
 namespace moed {
 namespace {
@@ -44,6 +45,7 @@ void FillRankCounters(const RankStats& stats, v1::RankStatus& out) {
   out.set_num_free_blocks(stats.num_free_blocks);
   out.set_num_cached_blocks(stats.num_cached_blocks);
   out.set_num_running_sequences(stats.num_running_sequences);
+  out.set_num_expert_rows(stats.num_expert_rows);
 }
 
 double MeanPerStep(double seconds, int64_t num_steps) {
@@ -81,7 +83,7 @@ v1::GetStatusResponse ToStatusResponse(const ServedModel& model, const ServerSta
   out.set_num_ranks(static_cast<int32_t>(ranks.size()));
   out.set_num_running_sequences(stats.num_running_sequences);
   out.set_num_waiting_sequences(stats.num_waiting_sequences);
-  out.set_num_steps(stats.num_steps);
+  out.set_num_steps(stats.steps.num_steps);
   out.set_num_prompt_tokens(stats.num_prompt_tokens);
   out.set_num_generated_tokens(stats.num_generated_tokens);
   out.set_num_preemptions(stats.num_preemptions);
@@ -89,12 +91,18 @@ v1::GetStatusResponse ToStatusResponse(const ServedModel& model, const ServerSta
   out.set_prefix_cache_queries(stats.prefix_cache_queries);
   out.set_prefix_cache_hits(stats.prefix_cache_hits);
   out.set_placement_epoch(stats.placement_epoch);
-  out.set_mean_plan_seconds(MeanPerStep(stats.plan_seconds, stats.num_steps));
-  out.set_mean_step_seconds(MeanPerStep(stats.step_seconds, stats.num_steps));
+  out.set_mean_plan_seconds(MeanPerStep(stats.steps.plan_seconds, stats.steps.num_steps));
+  out.set_mean_step_seconds(MeanPerStep(stats.steps.step_seconds, stats.steps.num_steps));
+  FillStepSeconds(stats.steps, *out.mutable_seconds());
   for (size_t r = 0; r < ranks.size(); ++r) {
     auto* rank = out.add_ranks();
     FillRank(ranks[r], *rank);
-    if (r < stats.ranks.size()) FillRankCounters(stats.ranks[r], *rank);
+    if (r >= stats.ranks.size()) continue;
+    FillRankCounters(stats.ranks[r], *rank);
+    FillStepSeconds({.num_steps = stats.steps.num_steps,
+                     .step_seconds = stats.ranks[r].times.total,
+                     .times = stats.ranks[r].times},
+                    *rank->mutable_seconds());
   }
   return out;
 }

@@ -6,8 +6,8 @@
 #include "absl/time/time.h"
 #include "engine/api/expert_placement.h"
 #include "moed/v1/admin.grpc.pb.h"
+#include "server/metrics/rank_view.h"
 #include "server/rpc/admission.h"
-#include "server/rpc/rank_view.h"
 #include "server/rpc/served_model.h"
 #include "server/step_loop.h"
 

@@ -17,6 +17,14 @@ void FillLogprobs(const GeneratedToken& token, const Tokenizer& tokenizer, v1::T
   }
 }
 
+void FillTiming(const RequestTiming& timing, v1::Timing& out) {
+  out.set_queue_seconds(absl::ToDoubleSeconds(timing.queue_time));
+  out.set_prefill_seconds(absl::ToDoubleSeconds(timing.prefill_time));
+  out.set_decode_seconds(absl::ToDoubleSeconds(timing.decode_time));
+  FillStepSeconds(timing.prefill_steps, *out.mutable_prefill());
+  FillStepSeconds(timing.decode_steps, *out.mutable_decode());
+}
+
 // One overload for each kind of event.
 struct MessageFiller {
   const EventFormat& format;
@@ -55,10 +63,27 @@ struct MessageFiller {
     usage->set_time_to_first_token_seconds(absl::ToDoubleSeconds(event.time_to_first_token));
     usage->set_total_seconds(absl::ToDoubleSeconds(event.total_time));
     usage->set_num_preemptions(event.num_preemptions);
+    if (event.timing != nullptr)
+      FillTiming(*event.timing, *message.mutable_done()->mutable_timing());
   }
 };
 
 }  // namespace
+
+void FillStepSeconds(const StepTotals& totals, v1::StepSeconds& out) {
+  out.set_num_steps(totals.num_steps);
+  out.set_total(totals.step_seconds);
+  out.set_plan(totals.plan_seconds);
+  out.set_attention(totals.times.attention);
+  out.set_route(totals.times.route);
+  out.set_dispatch(totals.times.dispatch);
+  out.set_dispatch_wait(totals.times.dispatch_wait);
+  out.set_experts(totals.times.experts);
+  out.set_combine(totals.times.combine);
+  out.set_combine_wait(totals.times.combine_wait);
+  out.set_head(totals.times.head);
+  out.set_sampling(totals.times.sampling);
+}
 
 v1::GenerateResponse AcceptedMessage(const Request& request) {
   v1::GenerateResponse message;

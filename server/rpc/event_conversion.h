@@ -15,6 +15,9 @@ struct EventFormat {
   bool return_logprobs = false;
 };
 
+/// Sums over steps as the protocol carries them. Pure.
+void FillStepSeconds(const StepTotals& totals, v1::StepSeconds& out);
+
 /// The first message of every stream.
 v1::GenerateResponse AcceptedMessage(const Request& request);
 

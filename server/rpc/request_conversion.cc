@@ -53,7 +53,8 @@ OutputOptions ToOutputOptions(const v1::ResponseOptions& options) {
           .return_token_ids = options.return_token_ids(),
           .skip_text = options.skip_text(),
           .skip_special_tokens =
-              options.has_skip_special_tokens() ? options.skip_special_tokens() : true};
+              options.has_skip_special_tokens() ? options.skip_special_tokens() : true,
+          .timing = options.timing()};
 }
 
 }  // namespace

@@ -109,9 +109,15 @@ class TestSink : public RequestSink {
 // Records what is reported.
 class TestMetrics : public MetricsSink {
  public:
-  void OnStep(const StepOutcome& outcome, const ServerStats& stats) override {
+  void OnStep(const StepOutcome& outcome) override {
     absl::MutexLock lock(&mutex_);
-    EXPECT_EQ(outcome.results->size(), stats.ranks.size());
+    int64_t num_counted = 0;
+    for (const int64_t tokens : outcome.tokens_per_expert) num_counted += tokens;
+    int64_t num_routed = 0;
+    for (const StepResult& result : *outcome.results) {
+      for (const int32_t tokens : result.tokens_per_expert) num_routed += tokens;
+    }
+    EXPECT_EQ(num_counted, num_routed);
     num_tokens_ += outcome.num_tokens;
     num_intervals_ += static_cast<int>(outcome.inter_token_seconds.size());
   }
@@ -555,13 +561,13 @@ TEST_F(StepLoopTest, StatsAndMetricsAddUp) {
   AwaitIdle();
   const ServerStats stats = loop_->stats();
   EXPECT_EQ(stats.state, ServingState::kServing);
-  EXPECT_EQ(stats.num_steps, engines_->num_steps());
+  EXPECT_EQ(stats.steps.num_steps, engines_->num_steps());
   EXPECT_EQ(stats.num_prompt_tokens, 22);
   EXPECT_EQ(stats.num_generated_tokens, 12);
   EXPECT_EQ(stats.num_finished_requests, 2);
   EXPECT_EQ(stats.num_requests + stats.num_running_sequences + stats.num_waiting_sequences, 0);
-  EXPECT_GT(stats.plan_seconds, 0);
-  EXPECT_GT(stats.times.total, 0);
+  EXPECT_GT(stats.steps.plan_seconds, 0);
+  EXPECT_GT(stats.steps.times.total, 0);
   EXPECT_EQ(metrics_.results()["length"], 2);
   EXPECT_EQ(metrics_.num_intervals(), 10);
   int64_t num_rows = 0, num_expert_tokens = 0;

@@ -75,8 +75,8 @@ TEST_F(ServicesTest, StatusShowsTheQueueAndEveryRank) {
   ServerStats stats;
   stats.state = ServingState::kServing;
   stats.num_waiting_sequences = 5;
-  stats.num_steps = 4;
-  stats.step_seconds = 2;
+  stats.steps.num_steps = 4;
+  stats.steps.step_seconds = 2;
   stats.ranks = {{.num_blocks = 10, .num_free_blocks = 4}, {.num_blocks = 11}};
   loop_.SetStats(stats);
   v1::GetStatusResponse status;
