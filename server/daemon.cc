@@ -21,6 +21,8 @@ constexpr absl::Duration kDrainPollInterval = absl::Milliseconds(10);
 constexpr absl::Duration kShutdownGrace = absl::Seconds(1);
 // The engines' own deadline comes first: its error names the rank that is missing.
 constexpr absl::Duration kStepTimeoutMargin = absl::Seconds(5);
+// What ending takes beside the requests: the servers' threads, the engines.
+constexpr absl::Duration kStopMargin = absl::Seconds(15);
 
 ProcessEngineGroupOptions GroupOptions(const DaemonConfig& config, const LaunchPlan& plan) {
   return {.engine_binary = config.engine_binary,
@@ -62,11 +64,17 @@ StepLoopOptions LoopOptions(const DaemonConfig& config, const LaunchPlan& plan) 
   return options;
 }
 
+// The service manager's own time-out is what follows; the service itself is well.
+void LogNotifyError(const absl::Status& status) {
+  if (!status.ok()) SPDLOG_ERROR("event=notify_failed error=\"{}\"", std::string(status.message()));
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Daemon>> Daemon::Create(const DaemonConfig& config) {
   MOED_ASSIGN_OR_RETURN(LaunchPlan plan, MakeLaunchPlan(config));
   std::unique_ptr<Daemon> daemon(new Daemon(config, std::move(plan)));
+  MOED_ASSIGN_OR_RETURN(daemon->notifier_, ServiceNotifier::FromEnvironment());
   MOED_RETURN_IF_ERROR(daemon->LoadTokens());
   MOED_RETURN_IF_ERROR(daemon->Listen());
   MOED_RETURN_IF_ERROR(daemon->ListenForMetrics());
@@ -167,6 +175,10 @@ void Daemon::Drain() {
   const absl::Time deadline = absl::Now() + absl::Seconds(config_.drain_timeout_s);
   rpc_server_->SetServingState(ServingState::kDraining);
   loop_->BeginDrain();
+  if (notifier_ != nullptr) {
+    LogNotifyError(
+        notifier_->Stopping(absl::Seconds(config_.drain_timeout_s) + kShutdownGrace + kStopMargin));
+  }
   SPDLOG_INFO("event=draining num_requests={} timeout_s={}", rpc_server_->num_requests_left(),
               config_.drain_timeout_s);
   auto ended = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return loop_ended_; };
@@ -192,6 +204,7 @@ void Daemon::OnSignal(int signal) {
 void Daemon::OnStateChange(ServingState state) {
   SPDLOG_INFO("event=state state={}", std::string(Name(state)));
   rpc_server_->SetServingState(state);
+  if (notifier_ != nullptr) LogNotifyError(notifier_->SetStatus(Name(state)));
   if (state == ServingState::kServing) OnReady();
   if (state != ServingState::kStopped) return;
   absl::MutexLock lock(&mutex_);
@@ -208,6 +221,7 @@ void Daemon::OnReady() {
   if (const absl::Status status = WriteReadyFile(); !status.ok()) {
     SPDLOG_ERROR("event=ready_file_failed error=\"{}\"", std::string(status.message()));
   }
+  if (notifier_ != nullptr) LogNotifyError(notifier_->Ready());
   SPDLOG_INFO("event=ready address={} metrics_address={} seconds={:.2f}", rpc_server_->address(),
               http_server_ != nullptr ? http_server_->address() : "none",
               absl::ToDoubleSeconds(absl::Now() - started_));

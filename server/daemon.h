@@ -17,6 +17,7 @@
 #include "server/metrics/prometheus_metrics.h"
 #include "server/metrics/rank_view.h"
 #include "server/rpc/rpc_server.h"
+#include "server/service_notifier.h"
 #include "server/step_loop.h"
 #include "server/supervisor/process_engine_group.h"
 
@@ -57,6 +58,7 @@ class Daemon {
   const DaemonConfig config_;
   const LaunchPlan plan_;
   const absl::Time started_;
+  std::unique_ptr<ServiceNotifier> notifier_;          // null without a service manager
   std::unique_ptr<TokenAuthenticator> authenticator_;  // null without a token file
   PrometheusMetrics metrics_;
   ProcessEngineGroup engines_;

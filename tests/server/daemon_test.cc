@@ -6,11 +6,15 @@
 #include <poll.h>
 #include <signal.h>
 #include <spawn.h>
+#include <stdlib.h>
 #include <sys/inotify.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <sstream>
@@ -139,6 +143,34 @@ TEST_F(DaemonTest, TheReadyFileSaysWhereItListensAndASignalEndsItWithZero) {
   ::kill(pid_, SIGTERM);
   EXPECT_EQ(Wait(), 0) << Output();
   EXPECT_THAT(Output(), HasSubstr("event=stopped"));
+}
+
+// Everything that was sent to a socket, one message a line or more.
+std::string ReceiveAll(int socket) {
+  std::string all;
+  char buffer[512];
+  while (true) {
+    const ssize_t size = ::recv(socket, buffer, sizeof(buffer), MSG_DONTWAIT);
+    if (size < 0) return all;
+    all.append(buffer, static_cast<size_t>(size)).push_back('\n');
+  }
+}
+
+TEST_F(DaemonTest, TheServiceManagerHearsWhenItServesAndWhenItEnds) {
+  sockaddr_un address = {.sun_family = AF_UNIX, .sun_path = {}};
+  const std::string path = directory_ + "/notify";
+  std::memcpy(address.sun_path, path.data(), path.size());
+  const UniqueFd manager(::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+  ASSERT_EQ(::bind(manager.get(), reinterpret_cast<sockaddr*>(&address), sizeof(address)), 0);
+  ::setenv("NOTIFY_SOCKET", path.c_str(), 1);
+  StartReady();
+  ::unsetenv("NOTIFY_SOCKET");
+  ::kill(pid_, SIGTERM);
+  EXPECT_EQ(Wait(), 0) << Output();
+  // 30 s of draining, 1 s for the servers and 15 s for the engines.
+  EXPECT_THAT(ReceiveAll(manager.get()),
+              ::testing::MatchesRegex("STATUS=loading\n(.*\n)*STATUS=serving\nREADY=1\n(.*\n)*"
+                                      "STOPPING=1\nEXTEND_TIMEOUT_USEC=46000000\n(.*\n)*"));
 }
 
 TEST_F(DaemonTest, ASignalWhileLoadingEndsItWithZeroToo) {
