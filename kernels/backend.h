@@ -8,6 +8,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "kernels/op_stream.h"
 #include "kernels/params.h"
 #include "kernels/tensor_view.h"
 
@@ -63,6 +64,9 @@ class Backend {
   virtual void CopyToDevice(void* device, const void* host, int64_t bytes) = 0;
   virtual void CopyToHost(void* host, const void* device, int64_t bytes) = 0;
   virtual absl::Status Synchronize() = 0;
+  /// Where a transport between ranks puts its work among the ops; null for a backend whose ops are
+  /// done when they return, in memory of the host.
+  virtual OpStream* op_stream() = 0;
 
   // Weights. Sources are read during the call only.
   /// The sources are stacked along rows: [sum N_i, K]; a bias (f32, [sum N_i], may be empty) is

@@ -32,8 +32,15 @@ absl::StatusOr<int64_t> MaxExchangeBytesPerRank(const ExchangeShape& shape) {
   if (!bytes || *bytes > static_cast<uint64_t>(INT64_MAX)) {
     return absl::InvalidArgumentError("sizing the exchange: more than 2^63 bytes");
   }
-  const uint64_t ids_bytes = tokens * static_cast<uint64_t>(shape.top_k) * sizeof(int32_t);
-  return static_cast<int64_t>(std::max(*bytes, shape.num_ranks > 1 ? ids_bytes : 0));
+  if (shape.num_ranks == 1) return 0;
+  // With few tokens every rank gets all rows, and all topk_ids and weights with them.
+  const uint64_t choice_bytes = static_cast<uint64_t>(shape.top_k) * 2 * sizeof(int32_t);
+  const auto token_bytes = CheckedAdd(*row_bytes, choice_bytes);
+  const auto gathered = token_bytes ? CheckedMul(tokens, *token_bytes) : std::nullopt;
+  if (!gathered || *gathered > static_cast<uint64_t>(INT64_MAX)) {
+    return absl::InvalidArgumentError("sizing the exchange: more than 2^63 bytes");
+  }
+  return static_cast<int64_t>(std::max(*bytes, *gathered));
 }
 
 }  // namespace moed

@@ -148,6 +148,26 @@ class ShmCommunicator final : public Communicator {
     return Receive(in, recv);
   }
 
+  absl::Status AllGather(std::span<const GatherPart> parts, const CollectiveTag& tag) override {
+    MOED_RETURN_IF_ERROR(Begin(CollectiveKind::kAllGather, tag));
+    int64_t total = 0;
+    for (const GatherPart& part : parts) {
+      if (part.bytes < 0 || part.bytes > INT64_MAX - total) return RefuseSizes();
+      total += part.bytes;
+    }
+    MOED_RETURN_IF_ERROR(CheckFits(total));
+    Segments out;
+    std::fill_n(out.bytes.begin(), num_ranks_, total);
+    FillOutbox(out);
+    std::byte* data = segment_->outbox_data(rank_, tag_.call);
+    for (const GatherPart& part : parts) {
+      CopyBytes(data, part.send, part.bytes);
+      data += part.bytes;
+    }
+    MOED_RETURN_IF_ERROR(ArriveAndWait());
+    return ReceiveParts(parts, total);
+  }
+
   absl::Status AllToAllV(const void* send, std::span<const int64_t> send_bytes, void* recv,
                          std::span<const int64_t> recv_bytes, const CollectiveTag& tag) override {
     MOED_RETURN_IF_ERROR(Begin(CollectiveKind::kAllToAllV, tag));
@@ -177,6 +197,8 @@ class ShmCommunicator final : public Communicator {
     MOED_RETURN_IF_ERROR(ArriveAndWait());
     return Receive(Segments(), nullptr);
   }
+
+  absl::Status Finish(const CollectiveTag&) override { return absl::OkStatus(); }
 
  private:
   enum class WaitOutcome { kReleased, kAborted, kTimedOut };
@@ -255,21 +277,40 @@ class ShmCommunicator final : public Communicator {
   absl::Status Receive(const Segments& in, void* recv) {
     for (int32_t r = 0; r < num_ranks_; ++r) {
       if (r == rank_) continue;
-      const ShmOutbox& outbox = segment_->outbox(r, tag_.call);
-      if (outbox.tag != tag_) return OutOfStep(r, absl::StrCat("is at ", Describe(outbox.tag)));
-      const int64_t bytes = outbox.bytes[rank_];
-      const int64_t offset = outbox.offset[rank_];
-      if (bytes != in.bytes[r]) {
-        return OutOfStep(r, absl::StrCat("sent ", bytes, " bytes, expected ", in.bytes[r]));
-      }
-      if (offset < 0 || bytes > segment_->max_bytes_per_rank() ||
-          offset > segment_->max_bytes_per_rank() - bytes) {
-        return OutOfStep(r, absl::StrCat("put ", bytes, " bytes at ", offset, " of its outbox"));
-      }
-      CopyBytes(static_cast<std::byte*>(recv) + in.offset[r],
-                segment_->outbox_data(r, tag_.call) + offset, bytes);
+      MOED_ASSIGN_OR_RETURN(const std::byte* data, Sent(r, in.bytes[r]));
+      CopyBytes(static_cast<std::byte*>(recv) + in.offset[r], data, in.bytes[r]);
     }
     return absl::OkStatus();
+  }
+
+  absl::Status ReceiveParts(std::span<const GatherPart> parts, int64_t total) {
+    for (int32_t r = 0; r < num_ranks_; ++r) {
+      const std::byte* data = segment_->outbox_data(rank_, tag_.call);
+      if (r != rank_) {
+        MOED_ASSIGN_OR_RETURN(data, Sent(r, total));
+      }
+      for (const GatherPart& part : parts) {
+        CopyBytes(static_cast<std::byte*>(part.recv) + r * part.bytes, data, part.bytes);
+        data += part.bytes;
+      }
+    }
+    return absl::OkStatus();
+  }
+
+  /// What `peer` sent to this rank, once all have arrived; it must be `expected` bytes.
+  absl::StatusOr<const std::byte*> Sent(int32_t peer, int64_t expected) {
+    const ShmOutbox& outbox = segment_->outbox(peer, tag_.call);
+    if (outbox.tag != tag_) return OutOfStep(peer, absl::StrCat("is at ", Describe(outbox.tag)));
+    const int64_t bytes = outbox.bytes[rank_];
+    const int64_t offset = outbox.offset[rank_];
+    if (bytes != expected) {
+      return OutOfStep(peer, absl::StrCat("sent ", bytes, " bytes, expected ", expected));
+    }
+    if (offset < 0 || bytes > segment_->max_bytes_per_rank() ||
+        offset > segment_->max_bytes_per_rank() - bytes) {
+      return OutOfStep(peer, absl::StrCat("put ", bytes, " bytes at ", offset, " of its outbox"));
+    }
+    return segment_->outbox_data(peer, tag_.call) + offset;
   }
 
   absl::Status CheckFits(int64_t bytes) {

@@ -45,8 +45,8 @@ struct ExchangeShape {
 };
 
 /// Most bytes one rank sends to others in one collective call of a step, for sizing the segment:
-/// the largest of the gathered topk_ids, the dispatch (every token once to every other rank) and
-/// the combine (min(top_k, max_slots_per_rank) rows for each token of all other ranks).
+/// the larger of the gathered rows with their topk_ids and weights, and the combine
+/// (min(top_k, max_slots_per_rank) rows for each token of all other ranks); 0 with one rank.
 /// INVALID_ARGUMENT for counts out of range or sizes beyond 63 bits.
 absl::StatusOr<int64_t> MaxExchangeBytesPerRank(const ExchangeShape& shape);
 

@@ -44,6 +44,8 @@ std::string_view Name(CollectiveKind kind) {
       return "AllToAllV";
     case CollectiveKind::kBarrier:
       return "Barrier";
+    case CollectiveKind::kAllGather:
+      return "AllGather";
   }
   return "unknown";
 }

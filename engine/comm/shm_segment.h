@@ -20,7 +20,7 @@ static_assert(std::atomic<uint32_t>::is_always_lock_free);
 static_assert(std::atomic<uint64_t>::is_always_lock_free);
 static_assert(sizeof(std::atomic<uint32_t>) == sizeof(uint32_t), "a futex is 4 bytes");
 
-enum class CollectiveKind : uint32_t { kNone, kAllGatherV, kAllToAllV, kBarrier };
+enum class CollectiveKind : uint32_t { kNone, kAllGatherV, kAllToAllV, kBarrier, kAllGather };
 
 /// CollectiveTag as it lies in shared memory, with what is needed to see that ranks are in step.
 struct ShmTag {

@@ -1,6 +1,7 @@
 #include <cstring>
 
 #include "absl/strings/str_cat.h"
+#include "config/base/status_macros.h"
 #include "engine/comm/shm_communicator.h"
 
 namespace moed {
@@ -19,6 +20,14 @@ class SingleRankCommunicator final : public Communicator {
     return absl::OkStatus();
   }
 
+  absl::Status AllGather(std::span<const GatherPart> parts, const CollectiveTag& tag) override {
+    for (const GatherPart& part : parts) {
+      const int64_t bytes[] = {part.bytes};
+      MOED_RETURN_IF_ERROR(AllGatherV(part.send, bytes, part.recv, tag));
+    }
+    return absl::OkStatus();
+  }
+
   absl::Status AllToAllV(const void* send, std::span<const int64_t> send_bytes, void* recv,
                          std::span<const int64_t> recv_bytes, const CollectiveTag& tag) override {
     if (recv_bytes.size() != 1 || send_bytes.size() != 1 || recv_bytes[0] != send_bytes[0]) {
@@ -28,6 +37,7 @@ class SingleRankCommunicator final : public Communicator {
   }
 
   absl::Status Barrier(const CollectiveTag&) override { return absl::OkStatus(); }
+  absl::Status Finish(const CollectiveTag&) override { return absl::OkStatus(); }
   double wait_seconds() const override { return 0; }
 
  private:

@@ -26,6 +26,7 @@ class CpuBackend final : public Backend {
   void CopyToDevice(void* device, const void* host, int64_t bytes) override;
   void CopyToHost(void* host, const void* device, int64_t bytes) override;
   absl::Status Synchronize() override { return absl::OkStatus(); }
+  OpStream* op_stream() override { return nullptr; }
 
   absl::StatusOr<std::unique_ptr<LinearWeights>> LoadLinear(std::span<const HostMatrix> stacked,
                                                             std::span<const float> bias,

@@ -7,6 +7,7 @@
 #include "kernels/backend.h"
 #include "kernels/create_backend.h"
 #include "kernels/cuda/cuda_context.h"
+#include "kernels/cuda/cuda_op_stream.h"
 
 namespace moed::kernels::cuda {
 
@@ -17,7 +18,8 @@ namespace moed::kernels::cuda {
 /// returns; after a failure of the device they do nothing.
 class CudaBackend final : public Backend {
  public:
-  explicit CudaBackend(std::unique_ptr<CudaContext> context) : context_(std::move(context)) {}
+  explicit CudaBackend(std::unique_ptr<CudaContext> context)
+      : context_(std::move(context)), op_stream_(*context_) {}
 
   std::string device() const override;
   std::string instruction_set() const override { return context_->architecture(); }
@@ -28,6 +30,7 @@ class CudaBackend final : public Backend {
   void CopyToDevice(void* device, const void* host, int64_t bytes) override;
   void CopyToHost(void* host, const void* device, int64_t bytes) override;
   absl::Status Synchronize() override { return context_->Synchronize(); }
+  OpStream* op_stream() override { return &op_stream_; }
 
   absl::StatusOr<std::unique_ptr<LinearWeights>> LoadLinear(std::span<const HostMatrix> stacked,
                                                             std::span<const float> bias,
@@ -51,6 +54,7 @@ class CudaBackend final : public Backend {
 
  private:
   std::unique_ptr<CudaContext> context_;
+  CudaOpStream op_stream_;
 };
 
 /// A CudaBackend for options.device "cuda:N". INVALID_ARGUMENT for anything but bf16 activations,

@@ -35,6 +35,7 @@ class CudaContext {
   void Keep(cudaError_t error, const char* what);
   /// Nothing may be launched any more: some op has failed.
   bool failed() const { return !status_.ok(); }
+  const absl::Status& status() const { return status_; }
   /// Waits for everything. The first failure since the device was opened, if any; it stays.
   absl::Status Synchronize();
 

@@ -12,5 +12,6 @@ set(MOED_CUDA_HOST
   ${CMAKE_CURRENT_LIST_DIR}/attention_plan.cc
   ${CMAKE_CURRENT_LIST_DIR}/cuda_backend.cc
   ${CMAKE_CURRENT_LIST_DIR}/cuda_context.cc
+  ${CMAKE_CURRENT_LIST_DIR}/cuda_op_stream.cc
   ${CMAKE_CURRENT_LIST_DIR}/device_weights.cc
   ${CMAKE_CURRENT_LIST_DIR}/sample_lists.cc)

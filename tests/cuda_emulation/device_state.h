@@ -41,6 +41,7 @@ struct Device {
   BlockExecutor executor;
   std::map<uintptr_t, size_t> pinned;
   std::set<cudaStream_t> streams;
+  CUstream_st* running = nullptr;  // the stream whose work is being done
   CUstream_st default_stream;
   std::map<const void*, int> max_dynamic_shared;
   cudaError_t last_error = cudaSuccess;

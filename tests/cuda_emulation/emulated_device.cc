@@ -4,6 +4,7 @@
 #include <cstdarg>
 #include <cstdio>
 #include <cstdlib>
+#include <utility>
 
 #include "tests/cuda_emulation/device_state.h"
 
@@ -24,6 +25,13 @@ void RunKernel(const GridShape& shape, const Work& thread) {
   d.memory.CheckEnds(when);
 }
 
+/// Asks once; while the answer is no, it stands first in the stream that does it again.
+Work Polled(std::function<bool()> poll) {
+  return [poll = std::move(poll)] {
+    if (!poll()) TheDevice().running->queue.push_front(Polled(poll));
+  };
+}
+
 }  // namespace
 
 Device& TheDevice() {
@@ -39,7 +47,9 @@ bool RunNext(CUstream_st& stream) {
   if (stream.queue.empty()) return false;
   Work work = std::move(stream.queue.front());
   stream.queue.pop_front();
+  CUstream_st* const outer = std::exchange(TheDevice().running, &stream);
   work();
+  TheDevice().running = outer;
   return true;
 }
 
@@ -76,6 +86,11 @@ void SetMemoryLimit(size_t bytes) {
 void SetStickyError(cudaError_t error) {
   Call call;
   call.device().sticky_error = call.device().last_error = error;
+}
+
+void EnqueuePolled(cudaStream_t stream, std::function<bool()> poll) {
+  Call call;
+  Enqueue(stream, Polled(std::move(poll)));
 }
 
 int NumKernelsRun() {

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstddef>
+#include <functional>
 
 #include "cuda_runtime.h"
 
@@ -13,6 +14,11 @@ void SetMemoryLimit(size_t bytes);
 /// All calls report `error` from the next one on, as after a kernel that failed; cudaSuccess ends
 /// that.
 void SetStickyError(cudaError_t error);
+
+/// Puts work on a stream that waits for something outside of this process: what follows on the
+/// stream waits until `poll` returns true. It is called, from the thread that runs the stream,
+/// whenever that gets there; it must not block.
+void EnqueuePolled(cudaStream_t stream, std::function<bool()> poll);
 
 /// Kernels that have run so far.
 int NumKernelsRun();

@@ -60,6 +60,7 @@ class WeightsBackend : public kernels::Backend {
   void CopyToDevice(void* device, const void* host, int64_t bytes) override;
   void CopyToHost(void* host, const void* device, int64_t bytes) override;
   absl::Status Synchronize() override { return absl::OkStatus(); }
+  kernels::OpStream* op_stream() override { return nullptr; }
 
   absl::StatusOr<std::unique_ptr<kernels::LinearWeights>> LoadLinear(
       std::span<const kernels::HostMatrix> stacked, std::span<const float> bias,

@@ -376,7 +376,8 @@ TEST(MaxExchangeBytesTest, IsTheLargestOfTheThreeExchanges) {
   shape.activation = DType::kF32;
   EXPECT_EQ(*MaxExchangeBytesPerRank(shape), 3 * 10 * 100 * 4);  // dispatch alone
   shape.hidden_size = 1;
-  EXPECT_EQ(*MaxExchangeBytesPerRank(shape), 10 * 6 * 4);  // topk_ids
+  // All rows with their topk_ids and weights.
+  EXPECT_EQ(*MaxExchangeBytesPerRank(shape), 10 * (1 * 4 + 6 * 8));
   shape.num_ranks = 1;
   EXPECT_EQ(*MaxExchangeBytesPerRank(shape), 0);
 }

@@ -29,7 +29,11 @@ class ForwardingCommunicator : public Communicator {
                          std::span<const int64_t> recv_bytes, const CollectiveTag& tag) override {
     return inner_->AllToAllV(send, send_bytes, recv, recv_bytes, tag);
   }
+  absl::Status AllGather(std::span<const GatherPart> parts, const CollectiveTag& tag) override {
+    return inner_->AllGather(parts, tag);
+  }
   absl::Status Barrier(const CollectiveTag& tag) override { return inner_->Barrier(tag); }
+  absl::Status Finish(const CollectiveTag& tag) override { return inner_->Finish(tag); }
   double wait_seconds() const override { return inner_ == nullptr ? 0 : inner_->wait_seconds(); }
 
  protected:
