@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstring>
 #include <numbers>
+#include <utility>
 
 namespace moed {
 namespace {
@@ -23,7 +24,7 @@ uint64_t Mix64(uint64_t x) {
 }
 
 // Wellons, "Prospecting for hash functions": lowbias32, with a key in its middle.
-uint32_t KeyedMix32(uint32_t x, uint32_t key) {
+[[gnu::always_inline]] inline uint32_t KeyedMix32(uint32_t x, uint32_t key) {
   x = (x ^ (x >> 16)) * 0x7feb352d;
   x = (x ^ (x >> 15) ^ key) * 0x846ca68b;
   return x ^ (x >> 16);
@@ -35,22 +36,45 @@ uint64_t KeyOf(uint64_t seed, const std::string& name) {
   return key;
 }
 
-uint16_t RoundToBf16(float x) {
+// The upper half is x as bf16, rounded to nearest.
+[[gnu::always_inline]] inline uint32_t RoundToUpperHalf(float x) {
   const auto bits = std::bit_cast<uint32_t>(x);
-  return static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+  return bits + 0x7fff + ((bits >> 16) & 1);
 }
 
-// Two elements from each 32-bit hash; a plain loop that compilers vectorise.
-void FillChunk(uint64_t chunk_key, float scale, std::array<uint16_t, kChunk>& out) {
+using ChunkWords = std::array<uint32_t, kChunk / 2>;
+
+// Two elements from each 32-bit hash, the lower half first; a plain loop that compilers vectorise.
+[[gnu::always_inline]] inline void FillWords(uint64_t chunk_key, float scale, ChunkWords& out) {
   const auto low = static_cast<uint32_t>(chunk_key);
   const auto high = static_cast<uint32_t>(chunk_key >> 32);
-  for (uint32_t i = 0; i < kChunk / 2; ++i) {
+  for (uint32_t i = 0; i < out.size(); ++i) {
     const uint32_t random = KeyedMix32(i ^ low, high);
-    const auto first = static_cast<float>(static_cast<int16_t>(random & 0xffff));
-    const auto second = static_cast<float>(static_cast<int16_t>(random >> 16));
-    out[2 * i] = RoundToBf16(first * scale);
-    out[2 * i + 1] = RoundToBf16(second * scale);
+    const auto first = static_cast<float>(static_cast<int32_t>(random << 16) >> 16);
+    const auto second = static_cast<float>(static_cast<int32_t>(random) >> 16);
+    out[i] =
+        RoundToUpperHalf(first * scale) >> 16 | (RoundToUpperHalf(second * scale) & 0xffff0000);
   }
+}
+
+using FillChunkFunction = void (*)(uint64_t chunk_key, float scale, ChunkWords& out);
+
+void FillChunk(uint64_t chunk_key, float scale, ChunkWords& out) {
+  FillWords(chunk_key, scale, out);
+}
+
+#if defined(__x86_64__)
+// The same values, three times as fast: SSE2 has no 32-bit multiplication.
+[[gnu::target("avx2")]] void FillChunkAvx2(uint64_t chunk_key, float scale, ChunkWords& out) {
+  FillWords(chunk_key, scale, out);
+}
+#endif
+
+FillChunkFunction ChooseFillChunk() {
+#if defined(__x86_64__)
+  if (__builtin_cpu_supports("avx2")) return FillChunkAvx2;
+#endif
+  return FillChunk;
 }
 
 }  // namespace
@@ -60,13 +84,15 @@ void FillDummyValues(const DummyValuesParams& params, std::span<uint16_t> out) {
   const auto scale =
       static_cast<float>(params.standard_deviation * 2 * std::numbers::sqrt3 / 65536.0);
   const uint64_t key = KeyOf(params.seed, params.name);
-  std::array<uint16_t, kChunk> chunk;
+  const FillChunkFunction fill_chunk = ChooseFillChunk();
+  ChunkWords chunk;
   for (size_t done = 0; done < out.size();) {
     const uint64_t position = params.begin + done;
     const size_t skip = position % kChunk;
     const size_t count = std::min(kChunk - skip, out.size() - done);
-    FillChunk(Mix64(key + position / kChunk), scale, chunk);
-    std::memcpy(out.data() + done, chunk.data() + skip, count * sizeof(uint16_t));
+    fill_chunk(Mix64(key + position / kChunk), scale, chunk);
+    std::memcpy(out.data() + done, reinterpret_cast<const char*>(chunk.data()) + 2 * skip,
+                2 * count);
     done += count;
   }
 }
@@ -90,11 +116,26 @@ double DummyTensors::StandardDeviation(const MatrixRef& ref) const {
   return 0;
 }
 
-kernels::HostMatrix DummyTensors::Read(const MatrixRef& ref) {
+std::span<uint16_t> DummyTensors::Take(const MatrixRef& ref) {
   const auto size = static_cast<size_t>(ref.num_elements());
-  // Not zeroed: a vocabulary's worth of memory is written once, not twice.
-  in_use_.push_back(std::make_unique_for_overwrite<uint16_t[]>(size));
-  const std::span<uint16_t> out(in_use_.back().get(), size);
+  const auto free = std::find_if(free_.begin(), free_.end(),
+                                 [size](const Block& block) { return block.size == size; });
+  if (free != free_.end()) {
+    in_use_.push_back(std::move(*free));
+    *free = std::move(free_.back());
+    free_.pop_back();
+  } else {
+    // Not zeroed: a vocabulary's worth of memory is written once, not twice.
+    in_use_.push_back(
+        {.size = size,
+         .comes_again = ref.role != WeightRole::kEmbedding && ref.role != WeightRole::kHead,
+         .data = std::make_unique_for_overwrite<uint16_t[]>(size)});
+  }
+  return {in_use_.back().data.get(), size};
+}
+
+kernels::HostMatrix DummyTensors::Read(const MatrixRef& ref) {
+  const std::span<uint16_t> out = Take(ref);
   if (ref.role == WeightRole::kNorm) {
     std::fill(out.begin(), out.end(), kBf16One);
   } else {
@@ -111,6 +152,11 @@ int64_t DummyTensors::SizeBytes(const MatrixRef& ref) const {
   return ref.num_elements() * static_cast<int64_t>(sizeof(uint16_t));
 }
 
-void DummyTensors::Release() { in_use_.clear(); }
+void DummyTensors::Release() {
+  for (Block& block : in_use_) {
+    if (block.comes_again) free_.push_back(std::move(block));
+  }
+  in_use_.clear();
+}
 
 }  // namespace moed

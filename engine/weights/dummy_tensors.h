@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -28,11 +29,21 @@ class DummyTensors : public TensorSource {
   void Release() override;
 
  private:
+  // Memory of one matrix. Layers are alike, so that most of it serves again for the next one.
+  struct Block {
+    size_t size = 0;  // in elements
+    bool comes_again = false;
+    std::unique_ptr<uint16_t[]> data;
+  };
+
   double StandardDeviation(const MatrixRef& ref) const;
+  // Room for a matrix, not initialised, until Release().
+  std::span<uint16_t> Take(const MatrixRef& ref);
 
   const double embedding_multiplier_;
   const uint64_t seed_;
-  std::vector<std::unique_ptr<uint16_t[]>> in_use_;
+  std::vector<Block> in_use_;
+  std::vector<Block> free_;
 };
 
 /// The elements [begin, begin + out.size()) of the tensor `name`, as bf16 bits: uniform with mean

@@ -40,6 +40,21 @@ TEST(DummyTensorsTest, AnyPartOfATensorHasTheSameValues) {
   }
 }
 
+// Figures that were measured with dummy weights stay comparable.
+TEST(DummyTensorsTest, ValuesAreTheOnesTheyHaveAlwaysBeen) {
+  EXPECT_THAT(Bits({.seed = 5, .name = "w"}, 8),
+              testing::ElementsAre(0x3f54, 0x3f31, 0xbf21, 0x3ed0, 0xbfdc, 0x3f41, 0xbfbb, 0x3f94));
+  EXPECT_THAT(Bits({.seed = 5, .name = "w", .begin = 4095}, 2),
+              testing::ElementsAre(0xbe12, 0x3fc3));
+  uint64_t hash = 0;
+  for (const uint16_t bits :
+       Bits({.seed = 1, .name = "model.layers.0.w", .standard_deviation = 1.1, .begin = 777},
+            100000)) {
+    hash = hash * 0x9e3779b97f4a7c15 + bits;
+  }
+  EXPECT_EQ(hash, 0x7c793ec93a7b7a93);
+}
+
 TEST(DummyTensorsTest, SeedAndNameChangeTheValues) {
   const std::vector<uint16_t> base = Bits({.seed = 1, .name = "w"}, 64);
   EXPECT_NE(base, Bits({.seed = 2, .name = "w"}, 64));
@@ -104,6 +119,24 @@ TEST(DummyTensorsTest, ExpertsAreTheSameAtAnyNumberOfRanks) {
       EXPECT_TRUE(Experts(part).experts[slot] == Experts(whole).experts[rank + 4 * slot]);
     }
   }
+}
+
+TEST(DummyTensorsTest, MemoryOfReleasedMatricesServesAgain) {
+  ModelConfig config;
+  config.embedding_multiplier = 1;
+  DummyTensors source(config, 1);
+  const MatrixRef a = {"a", {3, 50}, WeightRole::kInput, 0, 3, 50};
+  const MatrixRef b = {"b", {50, 3}, WeightRole::kInput, 0, 50, 3};
+  const kernels::HostMatrix first = source.Read(a);
+  const std::vector<float> values = ToFloat(first);
+  EXPECT_NE(source.Read(b).data, first.data);
+  EXPECT_EQ(ToFloat(first), values);
+  source.Release();
+  const void* const reused = source.Read(b).data;
+  const kernels::HostMatrix again = source.Read(a);
+  EXPECT_NE(again.data, reused);
+  EXPECT_TRUE(again.data == first.data || reused == first.data);
+  EXPECT_EQ(ToFloat(again), values);
 }
 
 TEST(DummyTensorsTest, NormsAreOneAndMatricesKeepHiddenStatesOfOrderOne) {
