@@ -11,19 +11,31 @@ namespace moed::kernels::cpu {
 namespace {
 
 constexpr int kBlockWords = 16;  // of 4 bytes
+// Rows are read kLanes at a time, in runs of about 2 KB: long enough for memory, short enough that
+// what is written by one vector of a line is still in the cache for the next one.
+constexpr int64_t kRunWords = 512;
+constexpr int64_t kRunGroups = 32;
+
+inline int64_t AtMost(int64_t a, int64_t limit) { return a < limit ? a : limit; }
+
+/// kLanes rows of a panel, words [begin, end).
+inline void PackWordRun(const char* const* rows, int64_t begin, int64_t end, char* column) {
+  for (int64_t first = begin; first < end; first += kBlockWords) {
+    IntVec words[kBlockWords];
+    TransposeWords(rows, 4 * first, words);
+    const int count = static_cast<int>(AtMost(kBlockWords, end - first));
+    char* out = column + 4 * first * kPanelWidth;
+    for (int i = 0; i < count; ++i) StreamInts(out + 4 * i * kPanelWidth, words[i]);
+  }
+}
 
 void PackWords(const char* const* rows, int64_t num_words, void* panel) {
   char* out = static_cast<char*>(panel);
-  for (int64_t begin = 0; begin < num_words; begin += kBlockWords) {
-    const int64_t left = num_words - begin;
-    const int count = left < kBlockWords ? static_cast<int>(left) : kBlockWords;
-    for (int r = 0; r < kPanelWidth; r += kLanes) {
-      IntVec words[kBlockWords];
-      TransposeWords(rows + r, 4 * begin, words);
-      char* column = out + 4 * (begin * kPanelWidth + r);
-      for (int i = 0; i < count; ++i) StoreInts(column + 4 * i * kPanelWidth, words[i]);
-    }
+  for (int64_t begin = 0; begin < num_words; begin += kRunWords) {
+    const int64_t end = AtMost(begin + kRunWords, num_words);
+    for (int r = 0; r < kPanelWidth; r += kLanes) PackWordRun(rows + r, begin, end, out + 4 * r);
   }
+  FinishStreams();
 }
 
 /// Types of weights as they come.
@@ -72,7 +84,7 @@ struct Int8Target {
   /// Quads of q, a vector each, as bytes q + 128.
   static void StoreValues(const IntVec* quads, char* out) {
     for (int i = 0; i < kGroup / 4; ++i) {
-      StoreInts(out + i * 4 * kStripWidth, Xor(quads[i], SetInt(0x80808080u)));
+      StreamInts(out + i * 4 * kStripWidth, Xor(quads[i], SetInt(0x80808080u)));
     }
   }
 };
@@ -94,7 +106,7 @@ struct Int4Target {
   static void StoreValues(const IntVec* quads, char* out) {
     for (int i = 0; i < kGroup / 8; ++i) {
       const IntVec both = SelectBits(0x0f0f0f0fu, quads[2 * i], ShiftLeft<4>(quads[2 * i + 1]));
-      StoreInts(out + i * 4 * kStripWidth, Xor(both, SetInt(0x88888888u)));
+      StreamInts(out + i * 4 * kStripWidth, Xor(both, SetInt(0x88888888u)));
     }
   }
 };
@@ -123,14 +135,18 @@ inline void PackGroupColumns(const char* const* rows, int64_t offset, uint16_t* 
 
 template <typename Source, typename Target>
 void PackGroups(const char* const* rows, int64_t num_groups, void* strip) {
-  char* out = static_cast<char*>(strip);
-  for (int64_t group = 0; group < num_groups; ++group, out += Target::kBytes) {
+  for (int64_t begin = 0; begin < num_groups; begin += kRunGroups) {
+    const int64_t end = AtMost(begin + kRunGroups, num_groups);
     for (int r = 0; r < kStripWidth; r += kLanes) {
-      PackGroupColumns<Source, Target>(rows + r, group * Source::kGroupBytes,
-                                       reinterpret_cast<uint16_t*>(out) + r,
-                                       out + kStripScaleBytes + 4 * r);
+      for (int64_t group = begin; group < end; ++group) {
+        char* out = static_cast<char*>(strip) + group * Target::kBytes;
+        PackGroupColumns<Source, Target>(rows + r, group * Source::kGroupBytes,
+                                         reinterpret_cast<uint16_t*>(out) + r,
+                                         out + kStripScaleBytes + 4 * r);
+      }
     }
   }
+  FinishStreams();
 }
 
 constexpr PackKernels kPackKernels = {

@@ -12,6 +12,8 @@ using IntVec = __m256i;
 
 inline IntVec SetInt(uint32_t x) { return _mm256_set1_epi32(static_cast<int>(x)); }
 inline void StoreInts(char* p, IntVec v) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), v); }
+inline void StreamInts(char* p, IntVec v) { StoreInts(p, v); }  // half a line gains nothing
+inline void FinishStreams() {}
 inline Vec AsFloats(IntVec v) { return _mm256_castsi256_ps(v); }
 inline IntVec Magnitude(Vec v) {
   return _mm256_and_si256(_mm256_castps_si256(v), SetInt(~0u >> 1));

@@ -10,9 +10,15 @@ namespace moed::kernels::cpu {
 namespace {
 
 using IntVec = __m512i;
+// A row is read so far ahead: more rows are read at once than the hardware keeps track of.
+constexpr int64_t kPrefetchBytes = 128;
 
 inline IntVec SetInt(uint32_t x) { return _mm512_set1_epi32(static_cast<int>(x)); }
 inline void StoreInts(char* p, IntVec v) { _mm512_storeu_si512(p, v); }
+/// Past the caches, where a whole line of 64 bytes needs no read before.
+inline void StreamInts(char* p, IntVec v) { _mm512_stream_si512(reinterpret_cast<__m512i*>(p), v); }
+/// Makes what was streamed visible to other threads in the order that they expect.
+inline void FinishStreams() { _mm_sfence(); }
 inline Vec AsFloats(IntVec v) { return _mm512_castsi512_ps(v); }
 inline IntVec Magnitude(Vec v) {
   return _mm512_and_si512(_mm512_castps_si512(v), SetInt(~0u >> 1));
@@ -34,6 +40,7 @@ inline IntVec SelectBits(uint32_t mask, IntVec yes, IntVec no) {
 /// 16 rows of 16 words: words a, b of the rows 2 i and 2 i + 1 meet, then fours, then all.
 inline void TransposeWords(const char* const* rows, int64_t offset, IntVec* out) {
   IntVec r[16], t[16];
+  for (int i = 0; i < 16; ++i) _mm_prefetch(rows[i] + offset + kPrefetchBytes, _MM_HINT_T0);
   for (int i = 0; i < 16; i += 2) {
     const IntVec a = _mm512_loadu_si512(rows[i] + offset);
     const IntVec b = _mm512_loadu_si512(rows[i + 1] + offset);

@@ -13,6 +13,10 @@ inline IntVec SetInt(uint32_t x) {
   return IntVec{i, i, i, i};
 }
 inline void StoreInts(char* p, IntVec v) { memcpy(p, &v, sizeof(v)); }
+/// To memory that is not needed soon; p is aligned to the vector. Before other threads may look,
+/// FinishStreams().
+inline void StreamInts(char* p, IntVec v) { StoreInts(p, v); }
+inline void FinishStreams() {}
 inline Vec AsFloats(IntVec v) { return reinterpret_cast<Vec>(v); }
 /// The bits of |v|, which are ordered as the magnitudes are; NaN is above infinity.
 inline IntVec Magnitude(Vec v) { return reinterpret_cast<IntVec>(v) & 0x7fffffff; }
