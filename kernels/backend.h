@@ -6,6 +6,7 @@
 #include <span>
 #include <string>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "kernels/op_stream.h"
@@ -80,6 +81,14 @@ class Backend {
   /// hidden[t, :] = scale * table[ids[t], :]; table [V, H] as loaded by LoadLinear; ids [T]; hidden
   /// [T, H] f32.
   virtual void EmbedTokens(const LinearWeights& table, const int32_t* ids, float scale,
+  // Steps.
+  /// How many rows a recordable step of num_rows should be given, so that few recordings serve all
+  /// numbers; 0 when such a step is not worth recording, as on a CPU.
+  virtual int64_t RowsToRecord(int64_t num_rows) const = 0;
+  /// Runs the ops of a step by calling `ops`; a backend may instead repeat what it recorded of a
+  /// step with the same recordable_rows. The status is that of `ops`, or of recording.
+  virtual absl::Status RunStep(const StepParams& params, absl::FunctionRef<absl::Status()> ops) = 0;
+
                            TensorView hidden) = 0;
   /// out = x * rsqrt(mean(x^2) + eps) * weight; x [T, H] f32, weight [H] f32, out [T, H] activation
   /// dtype.
@@ -92,6 +101,7 @@ class Backend {
   virtual void ExpertsGateUp(const ExpertsGateUpParams& params) = 0;
   virtual void ExpertsDown(const ExpertsDownParams& params) = 0;
   virtual void Combine(const CombineParams& params) = 0;
+  virtual void PlanExperts(const PlanExpertsParams& params) = 0;
   virtual void AddRows(const AddRowsParams& params) = 0;
   /// Waits for the device; the chosen tokens are in params.out when it returns.
   virtual void Sample(const SampleParams& params) = 0;

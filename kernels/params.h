@@ -126,6 +126,23 @@ struct RouteParams {
   float* topk_weights = nullptr;  // [T, K]
 };
 
+/// Groups the rows of a layer by the expert slot that computes them, where all experts are on this
+/// rank: nothing of it is known to the host.
+struct PlanExpertsParams {
+  const int32_t* topk_ids = nullptr;  // [T, K]
+  int64_t num_tokens = 0;             // T
+  int32_t top_k = 0;                  // K, with T * K below 2^31
+  int32_t num_experts = 0;
+  const int32_t* slot_of_expert = nullptr;  // [num_experts]
+  int32_t num_slots = 0;
+  /// [1]: tokens from there on are computed but not counted; null: all are counted.
+  const int32_t* num_counted_tokens = nullptr;
+  int32_t* expert_offsets = nullptr;     // [num_slots + 1] rows of slot s are [o[s], o[s+1])
+  int32_t* x_row = nullptr;              // [T * K] token of each row, by (slot, token, k)
+  int32_t* out_row = nullptr;            // [T * K] token * K + k of each row
+  int32_t* tokens_per_expert = nullptr;  // [num_experts]
+};
+
 struct GatherRowsParams {
   TensorView src;                      // [*, cols] any dtype
   const int32_t* row_index = nullptr;  // [out.rows]
@@ -139,16 +156,22 @@ struct ExpertsGateUpParams {
   const ExpertWeights* experts = nullptr;
   std::span<const int32_t>
       expert_offsets;  // [num_experts + 1] host: rows of expert e are [o[e], o[e+1])
-  TensorView out;      // [num_rows, I] activation dtype
+  /// The same in backend memory, instead of expert_offsets; then there are out.rows rows, and no
+  /// expert has more than max_rows_per_expert.
+  const int32_t* backend_offsets = nullptr;
+  int64_t max_rows_per_expert = 0;
+  TensorView out;  // [num_rows, I] activation dtype
 };
 
 /// Grouped GEMM over down.
 struct ExpertsDownParams {
   TensorView x;  // [num_rows, I] activation dtype
   const ExpertWeights* experts = nullptr;
-  std::span<const int32_t> expert_offsets;  // as above
-  const int32_t* out_row = nullptr;         // [num_rows] row of out for each row, or null: row i
-  TensorView out;                           // [*, H] activation dtype
+  std::span<const int32_t> expert_offsets;   // as above
+  const int32_t* backend_offsets = nullptr;  // as above; then there are x.rows rows
+  int64_t max_rows_per_expert = 0;           // as above
+  const int32_t* out_row = nullptr;          // [num_rows] row of out for each row, or null: row i
+  TensorView out;                            // [*, H] activation dtype
 };
 
 /// hidden[t] += scale * sum over j = 0..K-1, in that order, in f32, of weight[t, j] *
@@ -168,6 +191,19 @@ struct AddRowsParams {
   const float* gate_logits = nullptr;  // [T]
   float scale = 1.0f;
   TensorView hidden;  // [T, H] f32
+};
+
+/// One step of an engine: what its ops have in common, and whether another step like it may come.
+struct StepParams {
+  /// Of all Attention calls of the step, which point to it; null when there are none.
+  const AttentionBatch* attention = nullptr;
+  int32_t num_heads = 0;
+  int32_t num_kv_heads = 0;
+  int32_t head_dim = 0;
+  /// Not 0: the number of rows of a step that calls the same ops with the same arguments as every
+  /// other with this number, except for `attention` and for what backend memory holds. None of its
+  /// ops reads other host memory or gives something back to the host.
+  int64_t recordable_rows = 0;
 };
 
 /// How to choose one row's token. Spans are host memory.

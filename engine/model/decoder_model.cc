@@ -61,6 +61,18 @@ absl::Status DecoderModel::Forward(const ModelBatch& batch, const PagedKvCache& 
   return absl::OkStatus();
 }
 
+void DecoderModel::FinishStep(const ModelBatch& batch, StepResult& result) {
+  if (moe_layer_) moe_layer_->FinishStep(batch.num_own_tokens, result);
+}
+
+kernels::StepParams DecoderModel::Step(const ModelBatch& batch) const {
+  return {.attention = batch.num_tokens > 0 ? &batch.attention : nullptr,
+          .num_heads = static_cast<int32_t>(config_.num_heads),
+          .num_kv_heads = static_cast<int32_t>(config_.num_kv_heads),
+          .head_dim = static_cast<int32_t>(config_.head_dim),
+          .recordable_rows = batch.is_recordable ? batch.num_tokens : 0};
+}
+
 void DecoderModel::Embed(const ModelBatch& batch, const Activations& act) {
   if (batch.num_tokens == 0) return;
   backend_.EmbedTokens(*weights_.embedding, batch.token_ids,
@@ -88,6 +100,7 @@ absl::Status DecoderModel::MoePart(int64_t layer, const ModelBatch& batch, const
                               .layer = static_cast<int32_t>(layer),
                               .step_id = batch.step_id,
                               .num_tokens_per_rank = batch.num_tokens_per_rank,
+                              .num_counted_tokens = batch.num_counted_tokens,
                               .x = FirstRows(act.normed, batch.num_tokens),
                               .hidden = FirstRows(act.hidden, batch.num_tokens)},
                              result);

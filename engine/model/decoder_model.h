@@ -43,6 +43,13 @@ class DecoderModel {
   absl::Status Forward(const ModelBatch& batch, const PagedKvCache& cache, const Activations& act,
                        StepResult& result);
 
+  /// Forward as a step of the backend.
+  kernels::StepParams Step(const ModelBatch& batch) const;
+
+  /// After Forward, or its repetition: adds to `result` what it left in the backend. Waits for the
+  /// backend.
+  void FinishStep(const ModelBatch& batch, StepResult& result);
+
   int64_t weight_bytes() const { return weights_.size_bytes; }
   /// Rotary tables, and scratch and exchange memory of the MoE layers.
   int64_t workspace_bytes() const;

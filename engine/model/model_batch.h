@@ -15,9 +15,14 @@ struct ModelBatch {
   uint64_t step_id = 0;
   std::span<const int32_t> num_tokens_per_rank;  // [num_ranks] host
   int64_t num_tokens = 0;                        // T; 0 on a rank that only serves its experts
-  const int32_t* token_ids = nullptr;            // [T]
-  const int32_t* positions = nullptr;            // [T]
-  const int32_t* slots = nullptr;                // [T]
+  /// Rows from there on are copies of one before, to fill up a recordable step: computed, but no
+  /// part of the result.
+  int64_t num_own_tokens = 0;
+  const int32_t* num_counted_tokens = nullptr;  // [1] num_own_tokens in backend memory
+  bool is_recordable = false;                   // see kernels::StepParams
+  const int32_t* token_ids = nullptr;           // [T]
+  const int32_t* positions = nullptr;           // [T]
+  const int32_t* slots = nullptr;               // [T]
   kernels::AttentionBatch attention;
   int64_t num_sampled = 0;                // S
   const int32_t* sampled_rows = nullptr;  // [S] indices into the T rows

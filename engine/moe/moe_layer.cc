@@ -14,6 +14,7 @@
 #include "engine/moe/experts.h"
 #include "engine/moe/moe_workspace.h"
 #include "engine/moe/router.h"
+#include "engine/moe/single_rank.h"
 
 namespace moed {
 namespace {
@@ -66,7 +67,9 @@ class MoeLayerImpl final : public MoeLayer {
         context_{.config = parts.config,
                  .backend = parts.backend,
                  .communicator = parts.communicator,
-                 .workspace = workspace_} {}
+                 .workspace = workspace_} {
+    if (context_.communicator.num_ranks() == 1) UploadSingleRankArrays(context_, slots_);
+  }
 
   absl::Status Forward(const MoeLayerInput& input, StepResult& result) override {
     MOED_RETURN_IF_ERROR(CheckInput(input));
@@ -75,6 +78,12 @@ class MoeLayerImpl final : public MoeLayer {
 
     RouteTokens(context_, input);
     clock.EndStage(times.route);
+    if (context_.communicator.num_ranks() == 1) {
+      RunAllExperts(context_, input);
+      AddSharedExpert(context_, input);
+      clock.EndStage(times.experts);
+      return absl::OkStatus();
+    }
 
     MOED_ASSIGN_OR_RETURN(const DispatchPlan plan, Plan(input, result));
     MOED_ASSIGN_OR_RETURN(const kernels::TensorView rows, DispatchRows(context_, input, plan));
@@ -90,6 +99,16 @@ class MoeLayerImpl final : public MoeLayer {
     clock.EndStage(times.experts);
     CountTraffic(input, plan, result);
     return absl::OkStatus();
+  }
+
+  void FinishStep(int64_t num_tokens, StepResult& result) override {
+    if (context_.communicator.num_ranks() > 1) return;
+    const ModelConfig& config = context_.config;
+    const int64_t num_layers = static_cast<int64_t>(slots_.size());
+    result.tokens_per_expert.resize(num_layers * config.num_experts);
+    if (num_tokens == 0) return;
+    result.num_expert_rows += num_layers * num_tokens * config.top_k;
+    AddTokensPerExpert(context_, result);
   }
 
   int64_t workspace_bytes() const override { return workspace_bytes_; }

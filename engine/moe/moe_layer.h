@@ -28,7 +28,10 @@ struct MoeLayerInput {
   int32_t layer = 0;      // index in the model, for error messages
   uint64_t step_id = 0;
   std::span<const int32_t> num_tokens_per_rank;  // [num_ranks]
-  kernels::TensorView x;                         // [T, H] normed, activation dtype
+  /// [1] in backend memory: own tokens from there on pad a recordable step and are not counted;
+  /// null: all are. Only with one rank.
+  const int32_t* num_counted_tokens = nullptr;
+  kernels::TensorView x;       // [T, H] normed, activation dtype
   kernels::TensorView hidden;  // [T, H] f32 residual stream; the layer's output is added
 };
 
@@ -47,11 +50,17 @@ class MoeLayer {
   virtual ~MoeLayer() = default;
 
   /// Adds times, rows, bytes and expert counts to `result`; sizes tokens_per_expert if it is empty.
+  /// With one rank the host is asked for nothing and waits for nothing, so that the call can be
+  /// recorded; rows and expert counts come with FinishStep.
   /// dispatch_bytes are the rows (each token at most once per other rank) and the topk_ids that
   /// this rank sends to others, combine_bytes the rows it returns to them. INVALID_ARGUMENT for an
   /// input that does not fit, before anything is sent; INTERNAL for impossible topk_ids; else the
   /// communicator's errors.
   virtual absl::Status Forward(const MoeLayerInput& input, StepResult& result) = 0;
+
+  /// After all layers of a step of num_tokens own tokens, without padding: adds to `result` what
+  /// Forward left in the backend. Waits for the backend.
+  virtual void FinishStep(int64_t num_tokens, StepResult& result) = 0;
 
   /// Scratch held, in bytes: MoeWorkspaceBytes of the same arguments.
   virtual int64_t workspace_bytes() const = 0;

@@ -88,8 +88,8 @@ absl::Status CheckRows(int64_t max_tokens, int64_t num_ranks, int64_t top_k) {
 
 int64_t MoeWorkspaceSizes::total() const {
   return logits + topk_ids + topk_weights + all_topk_ids + send_rows + input_rows + gate_up +
-         output_rows + own_token + send_token + x_row + out_row + row_of + shared_gate_up +
-         shared_rows + shared_gate_logits;
+         output_rows + own_token + send_token + x_row + out_row + row_of + slot_of_expert +
+         expert_offsets + tokens_per_expert + shared_gate_up + shared_rows + shared_gate_logits;
 }
 
 absl::StatusOr<MoeWorkspaceSizes> ComputeMoeWorkspaceSizes(const MoeWorkspaceParams& params) {
@@ -102,7 +102,10 @@ absl::StatusOr<MoeWorkspaceSizes> ComputeMoeWorkspaceSizes(const MoeWorkspacePar
   MOED_RETURN_IF_ERROR(CheckRows(tokens, ranks, top_k));
 
   const int64_t peer_tokens = (ranks - 1) * tokens;
-  const int64_t rows_per_token = std::min(top_k, MostLocalSlots(params.placement, params.rank));
+  const int64_t most_slots = MostLocalSlots(params.placement, params.rank);
+  const int64_t rows_per_token = std::min(top_k, most_slots);
+  const int64_t alone_layers =
+      ranks == 1 ? static_cast<int64_t>(params.placement.layers.size()) : 0;
   const int64_t expert_rows = (tokens + peer_tokens) * rows_per_token;
   const int64_t row_elements = config.hidden_size;
   const int64_t element = SizeBytes(params.activation);
@@ -127,6 +130,9 @@ absl::StatusOr<MoeWorkspaceSizes> ComputeMoeWorkspaceSizes(const MoeWorkspacePar
       .x_row = bytes.Product({expert_rows, kInt}),
       .out_row = bytes.Product({expert_rows, kInt}),
       .row_of = bytes.Product({tokens, top_k, kInt}),
+      .slot_of_expert = bytes.Product({alone_layers, config.num_experts, kInt}),
+      .expert_offsets = bytes.Product({alone_layers > 0 ? most_slots + 1 : 0, kInt}),
+      .tokens_per_expert = bytes.Product({alone_layers, config.num_experts, kInt}),
       .shared_gate_up = bytes.Product({shared_tokens, config.shared_intermediate_size, element}),
       .shared_rows = bytes.Product({shared_tokens, row_elements, element}),
       .shared_gate_logits = bytes.Product({gated_tokens, kFloat}),
@@ -152,6 +158,9 @@ absl::StatusOr<MoeWorkspace> MoeWorkspace::Allocate(kernels::Backend& backend,
       {&out.x_row, sizes.x_row},
       {&out.out_row, sizes.out_row},
       {&out.row_of, sizes.row_of},
+      {&out.slot_of_expert, sizes.slot_of_expert},
+      {&out.expert_offsets, sizes.expert_offsets},
+      {&out.tokens_per_expert, sizes.tokens_per_expert},
       {&out.shared_gate_up, sizes.shared_gate_up},
       {&out.shared_rows, sizes.shared_rows},
       {&out.shared_gate_logits, sizes.shared_gate_logits},

@@ -39,6 +39,9 @@ struct MoeWorkspaceSizes {
   int64_t x_row = 0;        // [R * T * M]
   int64_t out_row = 0;      // [R * T * M]
   int64_t row_of = 0;       // [T, K]
+  int64_t slot_of_expert = 0;      // [MoE layers, E]; only with one rank, as the next two
+  int64_t expert_offsets = 0;      // [S + 1]
+  int64_t tokens_per_expert = 0;   // [MoE layers, E]
   int64_t shared_gate_up = 0;      // [T, I of the shared expert]; none without
   int64_t shared_rows = 0;         // [T, H]
   int64_t shared_gate_logits = 0;  // [T, 1] f32; none without a gate
@@ -68,6 +71,9 @@ struct MoeWorkspace {
   kernels::Buffer x_row;
   kernels::Buffer out_row;
   kernels::Buffer row_of;
+  kernels::Buffer slot_of_expert;
+  kernels::Buffer expert_offsets;
+  kernels::Buffer tokens_per_expert;
   kernels::Buffer shared_gate_up;
   kernels::Buffer shared_rows;
   kernels::Buffer shared_gate_logits;

@@ -1,5 +1,7 @@
 #include "engine/runtime/batch_inputs.h"
 
+#include <algorithm>
+
 #include "config/base/status_macros.h"
 
 namespace moed {
@@ -24,7 +26,7 @@ absl::StatusOr<BatchInputs> BatchInputs::Create(kernels::Backend& backend,
 
 int64_t BatchInputs::DeviceBytes(const StepLimits& limits) {
   return static_cast<int64_t>(sizeof(int32_t)) *
-         (int64_t{3} * limits.max_tokens_per_step + limits.max_sequences_per_step);
+         (int64_t{3} * limits.max_tokens_per_step + limits.max_sequences_per_step + 1);
 }
 
 ModelBatch BatchInputs::Fill(const StepPlan& plan) {
@@ -35,13 +37,26 @@ ModelBatch BatchInputs::Fill(const StepPlan& plan) {
   row_begin_.assign(1, 0);
   block_begin_.assign(1, 0);
   for (const Slice& slice : plan.slices) AppendSlice(slice);
+  num_own_tokens_ = static_cast<int32_t>(token_ids_.size());
+  num_tokens_per_rank_ = plan.num_tokens_per_rank;
+  const int64_t rows_to_record = RowsToRecord(plan);
+  if (rows_to_record > 0) {
+    const Slice& shortest = *std::min_element(
+        plan.slices.begin(), plan.slices.end(),
+        [](const Slice& a, const Slice& b) { return a.start_position < b.start_position; });
+    while (static_cast<int64_t>(token_ids_.size()) < rows_to_record) AppendSlice(shortest);
+    num_tokens_per_rank_ = {static_cast<int32_t>(rows_to_record)};
+  }
   Upload();
 
   const int32_t* device = device_.as<int32_t>();
   const int64_t max_tokens = limits_.max_tokens_per_step;
   return {.step_id = plan.step_id,
-          .num_tokens_per_rank = plan.num_tokens_per_rank,
+          .num_tokens_per_rank = num_tokens_per_rank_,
           .num_tokens = static_cast<int64_t>(token_ids_.size()),
+          .num_own_tokens = num_own_tokens_,
+          .num_counted_tokens = device + 3 * max_tokens + limits_.max_sequences_per_step,
+          .is_recordable = rows_to_record > 0,
           .token_ids = device,
           .positions = device + max_tokens,
           .slots = device + 2 * max_tokens,
@@ -51,6 +66,16 @@ ModelBatch BatchInputs::Fill(const StepPlan& plan) {
                         .block_begin = block_begin_},
           .num_sampled = static_cast<int64_t>(sampled_rows_.size()),
           .sampled_rows = device + 3 * max_tokens};
+}
+
+/// 0 for a plan that is not worth recording.
+int64_t BatchInputs::RowsToRecord(const StepPlan& plan) const {
+  if (limits_.num_ranks > 1 || plan.slices.empty()) return 0;
+  for (const Slice& slice : plan.slices) {
+    if (slice.token_ids.size() != 1 || !slice.sample) return 0;
+  }
+  return std::min<int64_t>({backend_->RowsToRecord(static_cast<int64_t>(plan.slices.size())),
+                            limits_.max_tokens_per_step, limits_.max_sequences_per_step});
 }
 
 void BatchInputs::AppendSlice(const Slice& slice) {
@@ -80,6 +105,8 @@ void BatchInputs::Upload() {
   if (!sampled_rows_.empty()) {
     backend_->CopyToDevice(device, sampled_rows_.data(), sampled_rows_.size() * sizeof(int32_t));
   }
+  backend_->CopyToDevice(device + limits_.max_sequences_per_step, &num_own_tokens_,
+                         sizeof(num_own_tokens_));
 }
 
 }  // namespace moed

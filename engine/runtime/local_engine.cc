@@ -123,10 +123,16 @@ absl::StatusOr<StepResult> LocalEngineImpl::Run(const StepPlan& plan) {
     ScopedTimer total_timer(result.times.total);
     const ModelBatch batch = inputs_->Fill(plan);
     const Activations& activations = workspace_->activations();
-    MOED_RETURN_IF_ERROR(model_->Forward(batch, *cache_, activations, result));
+    MOED_RETURN_IF_ERROR(parts_.backend->RunStep(
+        model_->Step(batch), [&] { return model_->Forward(batch, *cache_, activations, result); }));
+    MOED_RETURN_IF_ERROR(
+        parts_.communicator->Finish({.step_id = plan.step_id,
+                                     .layer = static_cast<int32_t>(parts_.config.num_layers),
+                                     .phase = "sampling"}));
     ScopedTimer sampling_timer(result.times.sampling);
-    result.sampled =
-        sampler_->Sample(FirstRows(activations.logits, batch.num_sampled), plan.slices);
+    const int64_t num_sampled = batch.is_recordable ? batch.num_own_tokens : batch.num_sampled;
+    result.sampled = sampler_->Sample(FirstRows(activations.logits, num_sampled), plan.slices);
+    model_->FinishStep(batch, result);
     MOED_RETURN_IF_ERROR(parts_.backend->Synchronize());
   }
   return result;

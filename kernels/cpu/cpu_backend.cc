@@ -11,6 +11,13 @@
 #include "kernels/cpu/ops.h"
 
 namespace moed::kernels::cpu {
+namespace {
+
+size_t OffsetCount(const ExpertWeights& experts) {
+  return static_cast<size_t>(experts.num_experts()) + 1;
+}
+
+}  // namespace
 
 absl::StatusOr<std::unique_ptr<Backend>> CreateCpuBackend(const BackendOptions& options) {
   if (options.activation_dtype != DType::kBF16 && options.activation_dtype != DType::kF32) {
@@ -111,15 +118,22 @@ void CpuBackend::Route(const RouteParams& p) {
   cpu::Route(*context_, p);
 }
 
+void CpuBackend::PlanExperts(const PlanExpertsParams& p) {
+  MOED_CHECK(p.top_k >= 1 && p.num_tokens <= INT32_MAX / p.top_k && p.num_slots >= 1);
+  cpu::PlanExperts(p);
+}
+
 void CpuBackend::GatherRows(const GatherRowsParams& p) {
   MOED_CHECK(HasShape(p.out, p.out.rows, p.src.cols, p.src.dtype));
   cpu::GatherRows(*context_, p);
 }
 
-void CpuBackend::ExpertsGateUp(const ExpertsGateUpParams& p) {
+void CpuBackend::ExpertsGateUp(const ExpertsGateUpParams& params) {
+  ExpertsGateUpParams p = params;
   const ExpertWeights& e = *p.experts;
   MOED_CHECK(HasShape(p.x, p.x.rows, e.hidden_size(), activation_dtype()));
   MOED_CHECK(HasShape(p.out, p.out.rows, e.intermediate_size(), activation_dtype()));
+  if (p.backend_offsets != nullptr) p.expert_offsets = {p.backend_offsets, OffsetCount(e)};
   MOED_CHECK(AreOffsets(p.expert_offsets, e.num_experts(), p.out.rows));
   MOED_CHECK(p.x_row != nullptr || p.x.rows >= p.expert_offsets.back());
   for (int32_t i = 0; p.x_row != nullptr && i < p.expert_offsets.back(); ++i) {
@@ -128,10 +142,12 @@ void CpuBackend::ExpertsGateUp(const ExpertsGateUpParams& p) {
   cpu::ExpertsGateUp(*context_, p);
 }
 
-void CpuBackend::ExpertsDown(const ExpertsDownParams& p) {
+void CpuBackend::ExpertsDown(const ExpertsDownParams& params) {
+  ExpertsDownParams p = params;
   const ExpertWeights& e = *p.experts;
   MOED_CHECK(HasShape(p.x, p.x.rows, e.intermediate_size(), activation_dtype()));
   MOED_CHECK(HasShape(p.out, p.out.rows, e.hidden_size(), activation_dtype()));
+  if (p.backend_offsets != nullptr) p.expert_offsets = {p.backend_offsets, OffsetCount(e)};
   MOED_CHECK(AreOffsets(p.expert_offsets, e.num_experts(), p.x.rows));
   MOED_CHECK(p.out_row != nullptr || p.out.rows >= p.expert_offsets.back());
   for (int32_t i = 0; p.out_row != nullptr && i < p.expert_offsets.back(); ++i) {

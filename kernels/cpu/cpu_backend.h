@@ -35,6 +35,11 @@ class CpuBackend final : public Backend {
                                                              WeightFormat format) override;
 
   void EmbedTokens(const LinearWeights& table, const int32_t* ids, float scale,
+  int64_t RowsToRecord(int64_t) const override { return 0; }
+  absl::Status RunStep(const StepParams&, absl::FunctionRef<absl::Status()> ops) override {
+    return ops();
+  }
+
                    TensorView hidden) override;
   void RmsNorm(TensorView x, const float* weight, float eps, TensorView out) override;
   void Linear(const LinearParams& params) override;
@@ -42,6 +47,7 @@ class CpuBackend final : public Backend {
   void Attention(const AttentionParams& params) override;
   void Route(const RouteParams& params) override;
   void GatherRows(const GatherRowsParams& params) override;
+  void PlanExperts(const PlanExpertsParams& params) override;
   void ExpertsGateUp(const ExpertsGateUpParams& params) override;
   void ExpertsDown(const ExpertsDownParams& params) override;
   void Combine(const CombineParams& params) override;

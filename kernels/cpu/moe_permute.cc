@@ -1,5 +1,8 @@
+#include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <numeric>
+#include <vector>
 
 #include "config/base/check.h"
 #include "kernels/cpu/ops.h"
@@ -14,6 +17,27 @@ void AddScaledRow(const RowKernels& rows, float a, const TensorView& x, int64_t 
 }
 
 }  // namespace
+
+void PlanExperts(const PlanExpertsParams& p) {
+  const int64_t num_rows = p.num_tokens * p.top_k;
+  const int64_t num_counted =
+      p.num_counted_tokens == nullptr ? num_rows : int64_t{*p.num_counted_tokens} * p.top_k;
+  std::fill_n(p.expert_offsets, p.num_slots + 1, 0);
+  std::fill_n(p.tokens_per_expert, p.num_experts, 0);
+  for (int64_t i = 0; i < num_rows; ++i) {
+    const int32_t id = p.topk_ids[i];
+    MOED_CHECK(id >= 0 && id < p.num_experts);
+    ++p.expert_offsets[p.slot_of_expert[id] + 1];
+    p.tokens_per_expert[id] += i < num_counted;
+  }
+  std::partial_sum(p.expert_offsets, p.expert_offsets + p.num_slots + 1, p.expert_offsets);
+  std::vector<int32_t> next(p.expert_offsets, p.expert_offsets + p.num_slots);
+  for (int64_t i = 0; i < num_rows; ++i) {
+    const int32_t row = next[p.slot_of_expert[p.topk_ids[i]]]++;
+    p.x_row[row] = static_cast<int32_t>(i / p.top_k);
+    p.out_row[row] = static_cast<int32_t>(i);
+  }
+}
 
 void GatherRows(CpuContext& context, const GatherRowsParams& p) {
   const int64_t bytes = p.out.cols * static_cast<int64_t>(SizeBytes(p.out.dtype));

@@ -26,6 +26,7 @@ void PrepareQkv(CpuContext& context, const PrepareQkvParams& params,
 void Attention(CpuContext& context, const AttentionParams& params);          // attention.cc
 void Route(CpuContext& context, const RouteParams& params);                  // moe_routing.cc
 void GatherRows(CpuContext& context, const GatherRowsParams& params);        // moe_permute.cc
+void PlanExperts(const PlanExpertsParams& params);                           // moe_permute.cc
 void ExpertsGateUp(CpuContext& context, const ExpertsGateUpParams& params);  // gemm.cc
 void ExpertsDown(CpuContext& context, const ExpertsDownParams& params);      // gemm.cc
 void Combine(CpuContext& context, const CombineParams& params);              // moe_permute.cc

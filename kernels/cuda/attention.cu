@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include "kernels/cuda/attention.h"
 #include "kernels/cuda/device.cuh"
 #include "kernels/cuda/ptx.cuh"
@@ -52,23 +54,37 @@ __device__ __forceinline__ Bf16* At(Bf16* rows, int row, int chunk) {
   return rows + row * kDim + ((chunk ^ (row & 7)) * kChunk);
 }
 
+/// A task for one KV head.
+struct HeadTask : AttentionTask {
+  int kv_head;
+};
+
+/// Item `index` of tasks times KV heads.
+__device__ __forceinline__ HeadTask TakeTask(const AttentionArguments& a,
+                                             const AttentionTask* tasks, int index) {
+  HeadTask task;
+  static_cast<AttentionTask&>(task) = tasks[index / a.num_kv_heads];
+  task.kv_head = index % a.num_kv_heads;
+  return task;
+}
+
 struct VectorPlace {
   int64_t row;   // of q and out
   int position;  // of that row; -1 for a vector beyond the task's
   int head;
 };
 
-__device__ __forceinline__ VectorPlace PlaceOf(const AttentionArguments& a,
-                                               const AttentionTask& task, int vector) {
+__device__ __forceinline__ VectorPlace PlaceOf(const AttentionArguments& a, const HeadTask& task,
+                                               int vector) {
   const int group = a.num_heads / a.num_kv_heads;
   const int index = task.first_vector + vector;
   if (vector >= task.num_vectors) return {0, -1, 0};
   return {task.slice_row + index / group, task.start_position + index / group,
-          static_cast<int>(blockIdx.y) * group + index % group};
+          task.kv_head * group + index % group};
 }
 
 template <typename Shape>
-__device__ void LoadQueries(const AttentionArguments& a, const AttentionTask& task, Bf16* q) {
+__device__ void LoadQueries(const AttentionArguments& a, const HeadTask& task, Bf16* q) {
   for (int i = static_cast<int>(threadIdx.x); i < Shape::kVectors * Shape::kDim;
        i += Shape::kThreads) {
     const int vector = i / Shape::kDim, d = i % Shape::kDim;
@@ -82,8 +98,9 @@ __device__ void LoadQueries(const AttentionArguments& a, const AttentionTask& ta
 /// Starts copying the tile of one cache (k or v) at first_key; what is beyond num_keys or head_dim
 /// is zero.
 template <typename Shape>
-__device__ void LoadTile(const AttentionArguments& a, const int32_t* table, const void* cache,
+__device__ void LoadTile(const AttentionArguments& a, const HeadTask& task, const void* cache,
                          int first_key, int num_keys, Bf16* tile) {
+  const int32_t* table = a.block_tables + task.block_begin;
   constexpr int kRowChunks = Shape::kDim / kChunk;
   const bool can_copy = !a.cache_is_f32 && a.head_dim % kChunk == 0;
   for (int i = static_cast<int>(threadIdx.x); i < kTile * kRowChunks; i += Shape::kThreads) {
@@ -93,7 +110,7 @@ __device__ void LoadTile(const AttentionArguments& a, const int32_t* table, cons
     const bool exists = key < num_keys && d < a.head_dim;
     int64_t at = 0;
     if (exists) {
-      const int64_t block = int64_t{table[key / a.block_size]} * a.num_kv_heads + blockIdx.y;
+      const int64_t block = int64_t{table[key / a.block_size]} * a.num_kv_heads + task.kv_head;
       at = (block * a.block_size + key % a.block_size) * a.head_dim + d;
     }
     if (can_copy) {
@@ -251,15 +268,16 @@ __device__ void MergePartition(const Partial<kDim>& p, float* total, float (&max
 }
 
 /// Where a split task leaves vector `vector`: head_dim numbers, max, sum.
-__device__ __forceinline__ float* PartialAt(const AttentionArguments& a, int partial, int vector) {
-  const int64_t head = int64_t{partial} * a.num_kv_heads + blockIdx.y;
+__device__ __forceinline__ float* PartialAt(const AttentionArguments& a, const HeadTask& task,
+                                            int partial, int vector) {
+  const int64_t head = int64_t{partial} * a.num_kv_heads + task.kv_head;
   return a.partials + (head * kVectorsPerWarp + vector) * (a.head_dim + 2);
 }
 
 /// Writes what a lane holds of its two vectors: the quotient to out, or both parts to the partial.
 template <int kDim>
-__device__ void StoreVectors(const AttentionArguments& a, const AttentionTask& task,
-                             const float* total, const float (&max)[2], const float (&sum)[2]) {
+__device__ void StoreVectors(const AttentionArguments& a, const HeadTask& task, const float* total,
+                             const float (&max)[2], const float (&sum)[2]) {
   const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
   const int warp = static_cast<int>(threadIdx.x) / kWarpSize;
 #pragma unroll
@@ -267,7 +285,7 @@ __device__ void StoreVectors(const AttentionArguments& a, const AttentionTask& t
     const int in_warp = lane / 4 + 8 * half, vector = warp * kVectorsPerWarp + in_warp;
     const VectorPlace place = PlaceOf(a, task, vector);
     if (place.position < 0) continue;
-    float* partial = task.partial < 0 ? nullptr : PartialAt(a, task.partial, vector);
+    float* partial = task.partial < 0 ? nullptr : PartialAt(a, task, task.partial, vector);
     Bf16* out = a.out + (place.row * a.num_heads + place.head) * a.head_dim;
     for (int d = lane % 4 * 2; d < a.head_dim; d += 8) {
       for (int i = 0; i < 2 && d + i < a.head_dim; ++i) {
@@ -286,14 +304,10 @@ __device__ void StoreVectors(const AttentionArguments& a, const AttentionTask& t
   }
 }
 
-/// One task for one KV head.
+/// One task. All that a warp left in shared memory by the end is its own, or is done with.
 template <typename Shape>
-__global__ void __launch_bounds__(Shape::kThreads)
-    AttentionKernel(AttentionArguments a, const AttentionTask* tasks) {
+__device__ void RunTask(const AttentionArguments& a, const HeadTask& task, Bf16* q) {
   constexpr int kDim = Shape::kDim;
-  const AttentionTask task = tasks[blockIdx.x];
-  const int32_t* table = a.block_tables + task.block_begin;
-  Bf16* q = DynamicShared<Bf16>();
   Bf16* tiles = q + Shape::kVectors * kDim;
   const int warp = static_cast<int>(threadIdx.x) / kWarpSize;
   const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
@@ -304,8 +318,8 @@ __global__ void __launch_bounds__(Shape::kThreads)
   const int begin_key = task.first_partition * kKeyPartition;
   const auto load = [&](int first_key, int stage) {
     Bf16* tile = tiles + stage * 2 * Shape::kTileElements;
-    LoadTile<Shape>(a, table, a.k_cache, first_key, num_keys, tile);
-    LoadTile<Shape>(a, table, a.v_cache, first_key, num_keys, tile + Shape::kTileElements);
+    LoadTile<Shape>(a, task, a.k_cache, first_key, num_keys, tile);
+    LoadTile<Shape>(a, task, a.v_cache, first_key, num_keys, tile + Shape::kTileElements);
   };
   LoadQueries<Shape>(a, task, q);
   load(begin_key, 0);
@@ -343,9 +357,22 @@ __global__ void __launch_bounds__(Shape::kThreads)
   StoreVectors<kDim>(a, task, total, max, sum);
 }
 
+/// Blocks take tasks in turn.
+template <typename Shape>
+__global__ void __launch_bounds__(Shape::kThreads)
+    AttentionKernel(AttentionArguments a, const AttentionTask* tasks, const int32_t* num_tasks) {
+  Bf16* q = DynamicShared<Bf16>();
+  const int end = *num_tasks * a.num_kv_heads;
+  for (int i = static_cast<int>(blockIdx.x); i < end; i += static_cast<int>(gridDim.x)) {
+    RunTask<Shape>(a, TakeTask(a, tasks, i), q);
+  }
+}
+
 /// One warp per vector of a split task: merges its partials in order and writes the quotient.
-__global__ void MergeKernel(AttentionArguments a, const MergeTask* tasks) {
-  const MergeTask task = tasks[blockIdx.x];
+__global__ void MergeKernel(AttentionArguments a, const MergeTask* tasks,
+                            const int32_t* num_tasks) {
+  if (static_cast<int>(blockIdx.x) >= *num_tasks * a.num_kv_heads) return;
+  const HeadTask task = TakeTask(a, tasks, static_cast<int>(blockIdx.x));
   const int vector = static_cast<int>(threadIdx.x) / kWarpSize;
   const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
   const VectorPlace place = PlaceOf(a, task, vector);
@@ -354,7 +381,7 @@ __global__ void MergeKernel(AttentionArguments a, const MergeTask* tasks) {
   for (int d = lane; d < a.head_dim; d += kWarpSize) {
     float max = 0, sum = 0, x = 0;
     for (int i = 0; i < task.end_partition; ++i) {
-      const float* partial = PartialAt(a, task.partial + i, vector);
+      const float* partial = PartialAt(a, task, task.partial + i, vector);
       const float next_max = partial[a.head_dim], next_sum = partial[a.head_dim + 1];
       if (next_sum == 0) continue;
       MergeFactors m = {0, 1, next_max, next_sum};
@@ -368,34 +395,41 @@ __global__ void MergeKernel(AttentionArguments a, const MergeTask* tasks) {
   }
 }
 
-template <int kWarps, int kDim>
+/// As many blocks as there are tasks and heads, or as the device runs at once.
+template <typename Shape>
 cudaError_t LaunchTasks(const Device& device, const AttentionArguments& a,
-                        const AttentionTask* tasks, size_t num_tasks) {
-  using Shape = AttentionShape<kWarps, kDim>;
+                        const AttentionTask* tasks, const int32_t* num_tasks, int64_t most_tasks) {
+  const int64_t block_bytes = static_cast<int64_t>(Shape::kSharedBytes) + kReservedSharedBytes;
+  const int64_t per_multiprocessor =
+      std::max<int64_t>(1, device.shared_bytes_per_multiprocessor / block_bytes);
+  const int64_t blocks =
+      std::min(most_tasks * a.num_kv_heads, device.num_multiprocessors * per_multiprocessor);
   return Launch(AttentionKernel<Shape>,
-                {.grid = {static_cast<unsigned>(num_tasks), static_cast<unsigned>(a.num_kv_heads)},
+                {.grid = {static_cast<unsigned>(blocks)},
                  .block = {Shape::kThreads},
                  .shared_bytes = Shape::kSharedBytes},
-                device.stream, a, tasks);
+                device.stream, a, tasks, num_tasks);
 }
 
 template <int kDim>
-cudaError_t LaunchAll(const Device& device, const AttentionArguments& a, const AttentionPlan& plan,
+cudaError_t LaunchAll(const Device& device, const AttentionArguments& a,
                       const AttentionArrays& arrays) {
-  cudaError_t error = LaunchTasks<1, kDim>(device, a, arrays.few, plan.few.size());
+  using Few = AttentionShape<1, kDim>;
+  using Many = AttentionShape<kWarpsOfManyVectors, kDim>;
+  const AttentionCounts& most = arrays.most;
+  cudaError_t error = LaunchTasks<Few>(device, a, arrays.few, &arrays.counts->few, most.few);
   if (error != cudaSuccess) return error;
-  error = LaunchTasks<kWarpsOfManyVectors, kDim>(device, a, arrays.many, plan.many.size());
+  error = LaunchTasks<Many>(device, a, arrays.many, &arrays.counts->many, most.many);
   if (error != cudaSuccess) return error;
-  return Launch(
-      MergeKernel,
-      {.grid = {static_cast<unsigned>(plan.merge.size()), static_cast<unsigned>(a.num_kv_heads)},
-       .block = {kVectorsPerWarp * kWarpSize}},
-      device.stream, a, arrays.merge);
+  return Launch(MergeKernel,
+                {.grid = {static_cast<unsigned>(int64_t{most.merge} * a.num_kv_heads)},
+                 .block = {kVectorsPerWarp * kWarpSize}},
+                device.stream, a, arrays.merge, &arrays.counts->merge);
 }
 
 }  // namespace
 
-cudaError_t Attention(const Device& device, const AttentionParams& p, const AttentionPlan& plan,
+cudaError_t Attention(const Device& device, const AttentionParams& p,
                       const AttentionArrays& arrays) {
   const AttentionArguments a = {.q = p.q.as<Bf16>(),
                                 .out = p.out.as<Bf16>(),
@@ -409,8 +443,8 @@ cudaError_t Attention(const Device& device, const AttentionParams& p, const Atte
                                 .block_size = p.cache.block_size,
                                 .cache_is_f32 = p.cache.dtype == DType::kF32,
                                 .scale = p.scale};
-  if (p.head_dim <= 64) return LaunchAll<64>(device, a, plan, arrays);
-  return LaunchAll<kMaxHeadDim>(device, a, plan, arrays);
+  if (p.head_dim <= 64) return LaunchAll<64>(device, a, arrays);
+  return LaunchAll<kMaxHeadDim>(device, a, arrays);
 }
 
 }  // namespace moed::kernels::cuda

@@ -16,6 +16,9 @@ namespace moed::kernels::cuda {
 constexpr int32_t kKeyPartition = 256;
 constexpr int32_t kMaxHeadDim = 128;
 
+/// Blocks of one warp that a plan wants for each multiprocessor.
+constexpr int64_t kBlocksPerMultiprocessor = 4;
+
 /// A query vector is one row of one head. The vectors of a slice that share a KV head are numbered
 /// row * group_size + head % group_size.
 constexpr int32_t kVectorsPerWarp = 16;
@@ -36,20 +39,35 @@ struct AttentionTask {
 /// Merges the partials [partial, partial + end_partition) of a task that was split.
 using MergeTask = AttentionTask;
 
-/// All blocks of one call. Plain host data; a pure function of the batch.
+/// How many tasks there are.
+struct AttentionCounts {
+  int32_t few = 0;
+  int32_t many = 0;
+  int32_t merge = 0;
+};
+
+/// All tasks of one batch. Plain host data; a pure function of the batch.
 struct AttentionPlan {
   std::vector<AttentionTask> few;   // at most 16 vectors: blocks of one warp
   std::vector<AttentionTask> many;  // at most 64 vectors: blocks of four warps
   std::vector<MergeTask> merge;     // of tasks of `few`
   int32_t num_partials = 0;         // each [nkv, 16, head_dim + 2] f32
+
+  AttentionCounts counts() const {
+    return {static_cast<int32_t>(few.size()), static_cast<int32_t>(many.size()),
+            static_cast<int32_t>(merge.size())};
+  }
 };
 
-/// Splits long contexts of few vectors into a block per partition when there would be too few
+/// Splits the longest contexts of few vectors into a task per partition while there are too few
 /// blocks for the device otherwise.
-AttentionPlan PlanAttention(const AttentionParams& params, int num_multiprocessors);
+AttentionPlan PlanAttention(const AttentionBatch& batch, int32_t num_heads, int32_t num_kv_heads,
+                            int num_multiprocessors);
 
-/// A plan's arrays in device memory.
+/// A plan in device memory: blocks take tasks in turn until those of `counts` are done.
 struct AttentionArrays {
+  const AttentionCounts* counts = nullptr;
+  AttentionCounts most;  // of counts, on the host: bounds the grids
   const int32_t* block_tables = nullptr;
   const AttentionTask* few = nullptr;
   const AttentionTask* many = nullptr;
@@ -58,6 +76,6 @@ struct AttentionArrays {
 };
 
 cudaError_t Attention(const Device& device, const AttentionParams& params,
-                      const AttentionPlan& plan, const AttentionArrays& arrays);  // attention.cu
+                      const AttentionArrays& arrays);  // attention.cu
 
 }  // namespace moed::kernels::cuda

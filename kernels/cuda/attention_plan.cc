@@ -20,18 +20,23 @@ void AddTasks(const AttentionTask& slice, int32_t group_size, int32_t max_vector
   }
 }
 
-/// Replaces each task by one per partition, and a merge.
-void Split(AttentionPlan& plan) {
+/// Replaces the longest tasks by one per partition and a merge, until there are min_tasks.
+void SplitLongest(size_t min_tasks, AttentionPlan& plan) {
   std::vector<AttentionTask> whole;
   whole.swap(plan.few);
+  std::stable_sort(whole.begin(), whole.end(), [](const AttentionTask& a, const AttentionTask& b) {
+    return a.end_partition > b.end_partition;
+  });
+  size_t num_tasks = whole.size();
   for (const AttentionTask& task : whole) {
-    if (task.end_partition == 1) {
+    if (task.end_partition == 1 || num_tasks >= min_tasks) {
       plan.few.push_back(task);
       continue;
     }
     MergeTask merge = task;
     merge.partial = plan.num_partials;
     plan.merge.push_back(merge);
+    num_tasks += static_cast<size_t>(task.end_partition) - 1;
     for (int32_t p = 0; p < task.end_partition; ++p) {
       AttentionTask part = task;
       part.first_partition = p;
@@ -44,9 +49,9 @@ void Split(AttentionPlan& plan) {
 
 }  // namespace
 
-AttentionPlan PlanAttention(const AttentionParams& params, int num_multiprocessors) {
-  const AttentionBatch& batch = *params.batch;
-  const int32_t group_size = params.num_heads / params.num_kv_heads;
+AttentionPlan PlanAttention(const AttentionBatch& batch, int32_t num_heads, int32_t num_kv_heads,
+                            int num_multiprocessors) {
+  const int32_t group_size = num_heads / num_kv_heads;
   AttentionPlan plan;
   for (size_t i = 0; i < batch.start_position.size(); ++i) {
     const AttentionTask slice = {
@@ -60,9 +65,8 @@ AttentionPlan PlanAttention(const AttentionParams& params, int num_multiprocesso
       AddTasks(slice, group_size, kWarpsOfManyVectors * kVectorsPerWarp, plan.many);
     }
   }
-  // Blocks of one warp: a few of them fit on a multiprocessor.
-  const int64_t blocks = static_cast<int64_t>(plan.few.size()) * params.num_kv_heads;
-  if (blocks < int64_t{4} * num_multiprocessors) Split(plan);
+  const int64_t min_blocks = kBlocksPerMultiprocessor * num_multiprocessors;
+  SplitLongest(static_cast<size_t>(CeilDiv(static_cast<int32_t>(min_blocks), num_kv_heads)), plan);
   return plan;
 }
 

@@ -78,12 +78,7 @@ void CudaBackend::Free(void* data, int64_t) {
 }
 
 void CudaBackend::CopyToDevice(void* device, const void* host, int64_t bytes) {
-  if (bytes == 0 || context_->failed()) return;
-  context_->Keep(cudaMemcpyAsync(device, host, static_cast<size_t>(bytes), cudaMemcpyHostToDevice,
-                                 context_->Begin().stream),
-                 "copying to the device");
-  // The caller may change pinned memory as soon as this returns.
-  context_->Keep(cudaStreamSynchronize(context_->Begin().stream), "copying to the device");
+  context_->CopyToDevice(device, host, bytes);
 }
 
 void CudaBackend::CopyToHost(void* host, const void* device, int64_t bytes) {
@@ -105,6 +100,14 @@ absl::StatusOr<std::unique_ptr<LinearWeights>> CudaBackend::LoadLinear(
 absl::StatusOr<std::unique_ptr<ExpertWeights>> CudaBackend::LoadExperts(
     std::span<const ExpertSource> experts, WeightFormat format) {
   return cuda::LoadExperts(*this, experts, format);
+}
+
+absl::Status CudaBackend::RunStep(const StepParams& params, absl::FunctionRef<absl::Status()> ops) {
+  if (params.attention != nullptr && step_attention_.Begin(params)) recorded_steps_.Clear();
+  const absl::Status status =
+      params.recordable_rows > 0 ? recorded_steps_.Run(params.recordable_rows, ops) : ops();
+  step_attention_.End();
+  return status;
 }
 
 void CudaBackend::EmbedTokens(const LinearWeights& table, const int32_t* ids, float scale,
@@ -161,19 +164,34 @@ void CudaBackend::Attention(const AttentionParams& p) {
   MOED_CHECK(HasShape(p.out, p.q.rows, p.q.cols, DType::kBF16));
   MOED_CHECK(p.cache.dtype == DType::kBF16 || p.cache.dtype == DType::kF32);
   MOED_CHECK(p.cache.block_size > 0 && p.head_dim <= kMaxHeadDim);
+  if (step_attention_.Has(p.batch)) {
+    if (context_->failed()) return;
+    context_->Keep(cuda::Attention(context_->Begin(), p, step_attention_.arrays()), "Attention");
+    return;
+  }
+  AttentionAlone(p);
+}
+
+/// Attention outside of a step: plans and uploads for itself.
+void CudaBackend::AttentionAlone(const AttentionParams& p) {
   CheckBatch(p, INT32_MAX - kKeyPartition);
-  const AttentionPlan plan = PlanAttention(p, context_->Begin().num_multiprocessors);
+  const AttentionPlan plan =
+      PlanAttention(*p.batch, p.num_heads, p.num_kv_heads, context_->Begin().num_multiprocessors);
+  const AttentionCounts counts = plan.counts();
   void* partials = context_->Scratch(int64_t{plan.num_partials} * p.num_kv_heads * kVectorsPerWarp *
                                      (p.head_dim + 2) * 4);
-  const auto [tables, few, many, merge] =
-      context_->Upload(p.batch->block_tables, Span(plan.few), Span(plan.many), Span(plan.merge));
+  const auto [device_counts, tables, few, many, merge] =
+      context_->Upload(std::span<const AttentionCounts>(&counts, 1), p.batch->block_tables,
+                       Span(plan.few), Span(plan.many), Span(plan.merge));
   if (context_->failed()) return;
-  const AttentionArrays arrays = {.block_tables = tables,
+  const AttentionArrays arrays = {.counts = device_counts,
+                                  .most = counts,
+                                  .block_tables = tables,
                                   .few = few,
                                   .many = many,
                                   .merge = merge,
                                   .partials = static_cast<float*>(partials)};
-  context_->Keep(cuda::Attention(context_->Begin(), p, plan, arrays), "Attention");
+  context_->Keep(cuda::Attention(context_->Begin(), p, arrays), "Attention");
 }
 
 void CudaBackend::Route(const RouteParams& p) {
@@ -183,26 +201,44 @@ void CudaBackend::Route(const RouteParams& p) {
   context_->Keep(cuda::Route(context_->Begin(), p), "Route");
 }
 
+void CudaBackend::PlanExperts(const PlanExpertsParams& p) {
+  MOED_CHECK(p.top_k >= 1 && p.num_tokens <= INT32_MAX / p.top_k && p.num_slots >= 1);
+  if (context_->failed()) return;
+  context_->Keep(cuda::PlanExperts(context_->Begin(), p), "PlanExperts");
+}
+
 void CudaBackend::GatherRows(const GatherRowsParams& p) {
   MOED_CHECK(HasShape(p.out, p.out.rows, p.src.cols, p.src.dtype));
   if (context_->failed()) return;
   context_->Keep(cuda::GatherRows(context_->Begin(), p), "GatherRows");
 }
 
+/// The rows of each expert, wherever their offsets are. One expert has all rows: then nothing is
+/// uploaded.
+template <typename Params>
+CudaBackend::ExpertRows CudaBackend::RowsOf(const Params& p, int64_t num_experts,
+                                            int64_t max_rows) {
+  if (p.backend_offsets != nullptr) return {p.backend_offsets, max_rows, p.max_rows_per_expert};
+  MOED_CHECK(AreOffsets(p.expert_offsets, num_experts, max_rows));
+  const int64_t num_rows = p.expert_offsets.back();
+  if (num_experts == 1) return {nullptr, num_rows, num_rows};
+  const auto [offsets] = context_->Upload(p.expert_offsets);
+  return {offsets, num_rows, MostRows(p.expert_offsets)};
+}
+
 void CudaBackend::ExpertsGateUp(const ExpertsGateUpParams& p) {
   const auto& experts = static_cast<const CudaExperts&>(*p.experts);
   MOED_CHECK(HasShape(p.x, p.x.rows, experts.hidden_size(), DType::kBF16));
   MOED_CHECK(HasShape(p.out, p.out.rows, experts.intermediate_size(), DType::kBF16));
-  MOED_CHECK(AreOffsets(p.expert_offsets, experts.num_experts(), p.out.rows));
-  MOED_CHECK(p.x_row != nullptr || p.x.rows >= p.expert_offsets.back());
-  const auto [offsets] = context_->Upload(p.expert_offsets);
+  const ExpertRows rows = RowsOf(p, experts.num_experts(), p.out.rows);
+  MOED_CHECK(p.x_row != nullptr || p.x.rows >= rows.num_rows);
   if (context_->failed()) return;
   const GemmParams gemm = {.x = p.x.as<uint16_t>(),
                            .x_row = p.x_row,
                            .weights = experts.gate_up(),
-                           .offsets = offsets,
-                           .num_rows = p.expert_offsets.back(),
-                           .max_rows_per_matrix = MostRows(p.expert_offsets),
+                           .offsets = rows.offsets,
+                           .num_rows = rows.num_rows,
+                           .max_rows_per_matrix = rows.max_rows_per_expert,
                            .epilogue = GemmEpilogue::kSwiGlu,
                            .out = p.out.data,
                            .num_features = experts.intermediate_size()};
@@ -213,15 +249,14 @@ void CudaBackend::ExpertsDown(const ExpertsDownParams& p) {
   const auto& experts = static_cast<const CudaExperts&>(*p.experts);
   MOED_CHECK(HasShape(p.x, p.x.rows, experts.intermediate_size(), DType::kBF16));
   MOED_CHECK(HasShape(p.out, p.out.rows, experts.hidden_size(), DType::kBF16));
-  MOED_CHECK(AreOffsets(p.expert_offsets, experts.num_experts(), p.x.rows));
-  MOED_CHECK(p.out_row != nullptr || p.out.rows >= p.expert_offsets.back());
-  const auto [offsets] = context_->Upload(p.expert_offsets);
+  const ExpertRows rows = RowsOf(p, experts.num_experts(), p.x.rows);
+  MOED_CHECK(p.out_row != nullptr || p.out.rows >= rows.num_rows);
   if (context_->failed()) return;
   const GemmParams gemm = {.x = p.x.as<uint16_t>(),
                            .weights = experts.down(),
-                           .offsets = offsets,
-                           .num_rows = p.expert_offsets.back(),
-                           .max_rows_per_matrix = MostRows(p.expert_offsets),
+                           .offsets = rows.offsets,
+                           .num_rows = rows.num_rows,
+                           .max_rows_per_matrix = rows.max_rows_per_expert,
                            .epilogue = GemmEpilogue::kRound,
                            .out = p.out.data,
                            .out_row = p.out_row,

@@ -8,6 +8,8 @@
 #include "kernels/create_backend.h"
 #include "kernels/cuda/cuda_context.h"
 #include "kernels/cuda/cuda_op_stream.h"
+#include "kernels/cuda/recorded_steps.h"
+#include "kernels/cuda/step_attention.h"
 
 namespace moed::kernels::cuda {
 
@@ -19,7 +21,10 @@ namespace moed::kernels::cuda {
 class CudaBackend final : public Backend {
  public:
   explicit CudaBackend(std::unique_ptr<CudaContext> context)
-      : context_(std::move(context)), op_stream_(*context_) {}
+      : context_(std::move(context)),
+        op_stream_(*context_),
+        step_attention_(*context_),
+        recorded_steps_(*context_) {}
 
   std::string device() const override;
   std::string instruction_set() const override { return context_->architecture(); }
@@ -39,6 +44,11 @@ class CudaBackend final : public Backend {
                                                              WeightFormat format) override;
 
   void EmbedTokens(const LinearWeights& table, const int32_t* ids, float scale,
+  int64_t RowsToRecord(int64_t num_rows) const override {
+    return RecordedSteps::RowsToRecord(num_rows);
+  }
+  absl::Status RunStep(const StepParams& params, absl::FunctionRef<absl::Status()> ops) override;
+
                    TensorView hidden) override;
   void RmsNorm(TensorView x, const float* weight, float eps, TensorView out) override;
   void Linear(const LinearParams& params) override;
@@ -46,6 +56,7 @@ class CudaBackend final : public Backend {
   void Attention(const AttentionParams& params) override;
   void Route(const RouteParams& params) override;
   void GatherRows(const GatherRowsParams& params) override;
+  void PlanExperts(const PlanExpertsParams& params) override;
   void ExpertsGateUp(const ExpertsGateUpParams& params) override;
   void ExpertsDown(const ExpertsDownParams& params) override;
   void Combine(const CombineParams& params) override;
@@ -54,8 +65,19 @@ class CudaBackend final : public Backend {
 
  private:
   std::unique_ptr<CudaContext> context_;
+  struct ExpertRows {
+    const int32_t* offsets;  // device memory; null: one expert, all rows
+    int64_t num_rows;
+    int64_t max_rows_per_expert;
+  };
+  template <typename Params>
+  ExpertRows RowsOf(const Params& params, int64_t num_experts, int64_t max_rows);
+  void AttentionAlone(const AttentionParams& params);
+
   CudaOpStream op_stream_;
 };
+  StepAttention step_attention_;
+  RecordedSteps recorded_steps_;
 
 /// A CudaBackend for options.device "cuda:N". INVALID_ARGUMENT for anything but bf16 activations,
 /// NOT_FOUND when there is no such device.

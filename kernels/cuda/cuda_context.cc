@@ -73,6 +73,26 @@ absl::Status CudaContext::Synchronize() {
   return status_;
 }
 
+bool CudaContext::MayUpload() {
+  if (is_recording_) Keep(cudaErrorStreamCaptureUnsupported, "uploading in a recorded step");
+  return !failed();
+}
+
+void CudaContext::CopyToDevice(void* device, const void* host, int64_t bytes) {
+  const char* from = static_cast<const char*>(host);
+  CopyToDevice(device, static_cast<size_t>(bytes), 1, [from](char* to, size_t first, size_t count) {
+    std::memcpy(to, from + first, count);
+  });
+}
+
+void CudaContext::CopyToDevice(void* device, size_t num_units, size_t unit_bytes,
+                               absl::FunctionRef<void(char* to, size_t first, size_t count)> fill) {
+  if (num_units == 0 || !MayUpload()) return;
+  const PinnedCopy::Target target = {
+      .stream = Begin().stream, .device = device, .num_units = num_units, .unit_bytes = unit_bytes};
+  Keep(pinned_copy_.Copy(target, fill), "copying to the device");
+}
+
 void CudaContext::FreeStaging() {
   cudaFreeHost(staging_host_);
   cudaFree(staging_device_);
@@ -106,6 +126,7 @@ const void* CudaContext::UploadBytes(const void* data, size_t bytes) {
 void* CudaContext::Scratch(int64_t bytes) {
   if (failed()) return nullptr;
   if (bytes <= scratch_bytes_) return scratch_;
+  if (!MayUpload()) return nullptr;
   if (!Synchronize().ok()) return nullptr;
   cudaFree(scratch_);
   scratch_ = nullptr;

@@ -8,9 +8,11 @@
 #include <string>
 #include <tuple>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "kernels/cuda/ops.h"
+#include "kernels/cuda/pinned_copy.h"
 
 namespace moed::kernels::cuda {
 
@@ -39,11 +41,21 @@ class CudaContext {
   /// Waits for everything. The first failure since the device was opened, if any; it stays.
   absl::Status Synchronize();
 
+  /// Copies in the order of the ops; the host memory may change as soon as this returns.
+  void CopyToDevice(void* device, const void* host, int64_t bytes);
+  /// The same for memory that is filled in piece by piece; see PinnedCopy::Copy.
+  void CopyToDevice(void* device, size_t num_units, size_t unit_bytes,
+                    absl::FunctionRef<void(char* to, size_t first, size_t count)> fill);
+
+  /// While ops are recorded nothing may be uploaded and no memory may move: a recording would
+  /// repeat it with what is there no more.
+  void set_is_recording(bool is_recording) { is_recording_ = is_recording; }
+
   /// The values of each span in device memory, for the ops that are launched before the next call;
   /// null for an empty span, all null when failed.
   template <typename... T>
   std::tuple<const T*...> Upload(std::span<const T>... values) {
-    if (failed() || !ReserveStaging((Aligned(values.size_bytes()) + ...))) return {};
+    if (!MayUpload() || !ReserveStaging((Aligned(values.size_bytes()) + ...))) return {};
     return {static_cast<const T*>(UploadBytes(values.data(), values.size_bytes()))...};
   }
   /// At least `bytes` of device memory for the ops that are launched next; the next call may give
@@ -57,10 +69,14 @@ class CudaContext {
   bool ReserveStaging(size_t bytes);
   void FreeStaging();
 
+  bool MayUpload();
+
   int device_index_ = 0;
   std::string architecture_;
   Device device_;
   absl::Status status_;
+  bool is_recording_ = false;
+  PinnedCopy pinned_copy_;
   // Uploads go one behind the other through pinned memory to the same place in device memory; when
   // it is full they wait for the stream and begin anew.
   char* staging_host_ = nullptr;

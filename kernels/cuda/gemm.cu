@@ -13,7 +13,6 @@ namespace {
 // many of their bytes on the way as shared memory holds. Narrow is for matrices with too few
 // features to give every multiprocessor a block of 64.
 constexpr int kFewRows = 64;
-constexpr int64_t kReservedSharedBytes = 1024;  // CUDA's own, of each block
 using NarrowShape = GemmShape<1, 1, 1, 2, 12>;  // 16 features x 16 rows
 using SkinnyShape = GemmShape<4, 1, 1, 2, 6>;   // 64 x 16
 using FewShape = GemmShape<4, 1, 1, 8, 6>;      // 64 x 64

@@ -11,6 +11,8 @@
 /// by CudaBackend; activations are bf16. Each returns the error of its launches.
 namespace moed::kernels::cuda {
 
+constexpr int64_t kReservedSharedBytes = 1024;  // CUDA's own, of each block
+
 /// Where to launch.
 struct Device {
   cudaStream_t stream = nullptr;
@@ -30,10 +32,11 @@ struct RmsNormParams {
 cudaError_t RmsNorm(const Device& device, const RmsNormParams& params);  // norm.cu
 
 cudaError_t PrepareQkv(const Device& device, const PrepareQkvParams& params,
-                       const KvCacheView& cache);                              // rope.cu
-cudaError_t Route(const Device& device, const RouteParams& params);            // moe_routing.cu
-cudaError_t GatherRows(const Device& device, const GatherRowsParams& params);  // moe_permute.cu
-cudaError_t Combine(const Device& device, const CombineParams& params);        // moe_permute.cu
-cudaError_t AddRows(const Device& device, const AddRowsParams& params);        // moe_permute.cu
+                       const KvCacheView& cache);                                // rope.cu
+cudaError_t Route(const Device& device, const RouteParams& params);              // moe_routing.cu
+cudaError_t PlanExperts(const Device& device, const PlanExpertsParams& params);  // moe_plan.cu
+cudaError_t GatherRows(const Device& device, const GatherRowsParams& params);    // moe_permute.cu
+cudaError_t Combine(const Device& device, const CombineParams& params);          // moe_permute.cu
+cudaError_t AddRows(const Device& device, const AddRowsParams& params);          // moe_permute.cu
 
 }  // namespace moed::kernels::cuda

@@ -127,6 +127,7 @@ cudaError_t cudaMalloc(void** pointer, size_t bytes) {
   return call.Return(failed ? cudaErrorMemoryAllocation : cudaSuccess);
 }
 
+  if (IsCapturing()) return call.Return(cudaErrorStreamCaptureUnsupported);
 cudaError_t cudaFree(void* pointer) {
   Call call;
   if (IsCapturing()) return call.Return(cudaErrorStreamCaptureUnsupported);
@@ -143,6 +144,8 @@ cudaError_t cudaMallocHost(void** pointer, size_t bytes) {
   return call.Return(cudaSuccess);
 }
 
+  const cudaError_t wanted = call.device().pinned_memory_error;
+  if (wanted != cudaSuccess) return call.Return(wanted);
 cudaError_t cudaFreeHost(void* pointer) {
   Call call;
   DrainAll();
@@ -172,6 +175,8 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpy
     Touch([&] { std::memcpy(to, source, bytes); });
   };
   const bool pageable = kind == cudaMemcpyHostToDevice && !IsPinned(from, bytes);
+  const cudaError_t wanted = call.device().copy_error;
+  if (wanted != cudaSuccess) return call.Return(wanted);
   if (pageable && Resolve(stream).capture == nullptr) {  // the host may overwrite it at once
     const char* bytes_of = static_cast<const char*>(from);
     auto staged = std::make_shared<std::vector<char>>(bytes_of, bytes_of + bytes);
@@ -313,6 +318,7 @@ cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream) {
 }
 
 cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
+  ++call.device().graph_launches;
   Call call;
   delete graph;
   return call.Return(cudaSuccess);

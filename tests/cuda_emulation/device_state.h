@@ -46,7 +46,10 @@ struct Device {
   std::map<const void*, int> max_dynamic_shared;
   cudaError_t last_error = cudaSuccess;
   cudaError_t sticky_error = cudaSuccess;
+  cudaError_t copy_error = cudaSuccess;
+  cudaError_t pinned_memory_error = cudaSuccess;
   int kernels_run = 0;
+  int graph_launches = 0;
 };
 
 Device& TheDevice();

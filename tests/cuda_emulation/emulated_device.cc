@@ -93,6 +93,21 @@ void EnqueuePolled(cudaStream_t stream, std::function<bool()> poll) {
   Enqueue(stream, Polled(std::move(poll)));
 }
 
+void FailCopies(cudaError_t error) {
+  Call call;
+  call.device().copy_error = error;
+}
+
+void FailPinnedMemory(cudaError_t error) {
+  Call call;
+  call.device().pinned_memory_error = error;
+}
+
+int NumGraphLaunches() {
+  Call call;
+  return call.device().graph_launches;
+}
+
 int NumKernelsRun() {
   Call call;
   return call.device().kernels_run;

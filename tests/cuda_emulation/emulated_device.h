@@ -20,7 +20,15 @@ void SetStickyError(cudaError_t error);
 /// whenever that gets there; it must not block.
 void EnqueuePolled(cudaStream_t stream, std::function<bool()> poll);
 
+/// Makes every asynchronous copy, or every allocation of pinned memory, fail with this error until
+/// it is called with cudaSuccess.
+void FailCopies(cudaError_t error);
+void FailPinnedMemory(cudaError_t error);
+
 /// Kernels that have run so far.
 int NumKernelsRun();
+
+/// Graphs that have been launched so far.
+int NumGraphLaunches();
 
 }  // namespace cuda_emulation

@@ -69,6 +69,11 @@ class WeightsBackend : public kernels::Backend {
       std::span<const kernels::ExpertSource> experts, kernels::WeightFormat format) override;
 
   void EmbedTokens(const kernels::LinearWeights& table, const int32_t* ids, float scale,
+  int64_t RowsToRecord(int64_t) const override { return 0; }
+  absl::Status RunStep(const kernels::StepParams&, absl::FunctionRef<absl::Status()> ops) override {
+    return ops();
+  }
+
                    kernels::TensorView hidden) override;
   void RmsNorm(kernels::TensorView x, const float* weight, float eps,
                kernels::TensorView out) override;
@@ -78,6 +83,7 @@ class WeightsBackend : public kernels::Backend {
   void Attention(const kernels::AttentionParams& params) override;
   void Route(const kernels::RouteParams& params) override;
   void GatherRows(const kernels::GatherRowsParams& params) override;
+  void PlanExperts(const kernels::PlanExpertsParams& params) override;
   void ExpertsGateUp(const kernels::ExpertsGateUpParams& params) override;
   void ExpertsDown(const kernels::ExpertsDownParams& params) override;
   void Combine(const kernels::CombineParams& params) override;

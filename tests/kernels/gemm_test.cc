@@ -275,6 +275,55 @@ TEST_P(GemmTest, ExpertsMatchTheReferenceWithAndWithoutIndices) {
   }
 }
 
+TEST_P(GemmTest, ExpertsDoTheSameWithOffsetsThatOnlyTheBackendKnows) {
+  const Experts e = MakeExperts(6, 96, 40, DType::kBF16);
+  const auto weights = backend_->LoadExperts(e.sources, kernels::WeightFormat::kStored);
+  ASSERT_TRUE(weights.ok()) << weights.status();
+  // None, one, few and many rows of an expert, and one more than few.
+  const std::vector<int32_t> offsets = {0, 0, 1, 18, 82, 147, 300};
+  const int64_t rows = offsets.back();
+  const Tensor in(*backend_, dtype(), 96, RandomValues(rows * 96, 1, dtype()));
+  const IntArray backend_offsets(*backend_, offsets);
+  const Tensor mid(*backend_, dtype(), rows, 40), out(*backend_, dtype(), rows, 96);
+  const Tensor mid2(*backend_, dtype(), rows, 40), out2(*backend_, dtype(), rows, 96);
+  backend_->ExpertsGateUp(
+      {.x = in.view(), .experts = weights->get(), .expert_offsets = offsets, .out = mid.view()});
+  backend_->ExpertsDown(
+      {.x = mid.view(), .experts = weights->get(), .expert_offsets = offsets, .out = out.view()});
+  for (int64_t most : {int64_t{153}, rows}) {
+    backend_->ExpertsGateUp({.x = in.view(),
+                             .experts = weights->get(),
+                             .backend_offsets = backend_offsets.data(),
+                             .max_rows_per_expert = most,
+                             .out = mid2.view()});
+    EXPECT_EQ(mid2.bytes(), mid.bytes());
+    backend_->ExpertsDown({.x = mid.view(),
+                           .experts = weights->get(),
+                           .backend_offsets = backend_offsets.data(),
+                           .max_rows_per_expert = most,
+                           .out = out2.view()});
+    EXPECT_EQ(out2.bytes(), out.bytes());
+  }
+}
+
+TEST_P(GemmTest, ARowHasTheSameBitsWithManyFeaturesToo) {
+  // Enough tiles of every shape that a backend may have for few, some and many rows.
+  const int64_t n = 1100, k = 72;
+  const HostWeights host(RandomValues(n * k, 2, DType::kBF16), k, DType::kBF16);
+  const HostMatrix matrix = host.matrix();
+  const auto weights = backend_->LoadLinear({&matrix, 1}, {}, kernels::WeightFormat::kStored);
+  ASSERT_TRUE(weights.ok()) << weights.status();
+  const auto x = RandomValues(200 * k, 1, dtype());
+  std::vector<uint8_t> alone;
+  for (int64_t rows : {1, 17, 65, 200}) {
+    const Tensor in(*backend_, dtype(), k, {x.end() - rows * k, x.end()});
+    const Tensor out(*backend_, DType::kF32, rows, n);
+    backend_->Linear({.x = in.view(), .weights = weights->get(), .out = out.view()});
+    if (alone.empty()) alone = out.row_bytes(rows - 1);
+    ASSERT_EQ(out.row_bytes(rows - 1), alone) << rows << " rows";
+  }
+}
+
 TEST_P(GemmTest, ARowOfAnExpertHasTheSameBitsInEveryGroupingAndOnAnyThreads) {
   const Experts e = MakeExperts(3, 96, 40, DType::kBF16);
   const auto x = RandomValues(70 * 96, 1, dtype());

@@ -163,6 +163,92 @@ TEST_P(MoeOpsTest, ARowIsRoutedWithTheSameBitsInEveryCompany) {
 
 // ---- GatherRows, Combine, AddRows ----
 
+// ---- PlanExperts ----
+
+struct ExpertsPlan {
+  std::vector<int32_t> offsets, x_row, out_row, tokens_per_expert;
+};
+
+struct PlanCase {
+  int64_t num_tokens;
+  int32_t top_k, num_experts, num_slots, num_counted;
+};
+
+/// Distinct experts of each token, some of them much wanted.
+std::vector<int32_t> RandomTopk(const PlanCase& c) {
+  std::mt19937 random(5);
+  std::vector<int32_t> ids, experts(c.num_experts);
+  for (int64_t t = 0; t < c.num_tokens; ++t) {
+    std::iota(experts.begin(), experts.end(), 0);
+    const int64_t wanted = t % 3 == 0 ? c.num_experts : std::max(c.top_k, c.num_experts / 2);
+    std::shuffle(experts.begin(), experts.begin() + wanted, random);
+    ids.insert(ids.end(), experts.begin(), experts.begin() + c.top_k);
+  }
+  return ids;
+}
+
+/// Expert e is computed in slot num_slots - 1 - e: those before have no rows.
+ExpertsPlan ReferencePlan(const PlanCase& c, const std::vector<int32_t>& ids) {
+  ExpertsPlan plan{.offsets = {0}, .tokens_per_expert = std::vector<int32_t>(c.num_experts)};
+  for (int32_t slot = 0; slot < c.num_slots; ++slot) {
+    for (size_t i = 0; i < ids.size(); ++i) {
+      if (c.num_slots - 1 - ids[i] != slot) continue;
+      plan.x_row.push_back(static_cast<int32_t>(i) / c.top_k);
+      plan.out_row.push_back(static_cast<int32_t>(i));
+      plan.tokens_per_expert[ids[i]] += plan.x_row.back() < c.num_counted;
+    }
+    plan.offsets.push_back(static_cast<int32_t>(plan.x_row.size()));
+  }
+  return plan;
+}
+
+ExpertsPlan PlanOn(Backend& backend, const PlanCase& c, const std::vector<int32_t>& ids) {
+  const std::vector<int32_t> poison(ids.size() + c.num_slots + 1, -7);
+  std::vector<int32_t> slots(c.num_experts);
+  for (int32_t e = 0; e < c.num_experts; ++e) slots[e] = c.num_slots - 1 - e;
+  const IntArray topk(backend, ids), slot_of_expert(backend, slots), x_row(backend, poison);
+  const IntArray out_row(backend, poison), offsets(backend, poison), counts(backend, slots);
+  const IntArray counted(backend, {c.num_counted});
+  backend.PlanExperts(
+      {.topk_ids = topk.data(),
+       .num_tokens = c.num_tokens,
+       .top_k = c.top_k,
+       .num_experts = c.num_experts,
+       .slot_of_expert = slot_of_expert.data(),
+       .num_slots = c.num_slots,
+       .num_counted_tokens = c.num_counted < c.num_tokens ? counted.data() : nullptr,
+       .expert_offsets = offsets.data(),
+       .x_row = x_row.data(),
+       .out_row = out_row.data(),
+       .tokens_per_expert = counts.data()});
+  ExpertsPlan plan{std::vector<int32_t>(c.num_slots + 1), std::vector<int32_t>(ids.size()),
+                   std::vector<int32_t>(ids.size()), std::vector<int32_t>(c.num_experts)};
+  const auto read = [&backend](std::vector<int32_t>& to, const IntArray& from) {
+    backend.CopyToHost(to.data(), from.data(), static_cast<int64_t>(to.size()) * 4);
+  };
+  read(plan.offsets, offsets);
+  read(plan.x_row, x_row);
+  read(plan.out_row, out_row);
+  read(plan.tokens_per_expert, counts);
+  return plan;
+}
+
+TEST_P(MoeOpsTest, PlanExpertsGroupsRowsBySlotInTheOrderOfTokens) {
+  for (const PlanCase& c : {PlanCase{1, 1, 1, 1, 1},
+                            {1, 8, 128, 128, 1},
+                            {5, 3, 10, 12, 4},
+                            {33, 8, 60, 64, 33},
+                            {300, 6, 40, 40, 291},
+                            {70, 4, 300, 900, 70}}) {
+    const std::vector<int32_t> ids = RandomTopk(c);
+    const ExpertsPlan got = PlanOn(*backend_, c, ids), expected = ReferencePlan(c, ids);
+    EXPECT_EQ(got.offsets, expected.offsets) << c.num_tokens;
+    EXPECT_EQ(got.x_row, expected.x_row) << c.num_tokens;
+    EXPECT_EQ(got.out_row, expected.out_row) << c.num_tokens;
+    EXPECT_EQ(got.tokens_per_expert, expected.tokens_per_expert) << c.num_tokens;
+  }
+}
+
 TEST_P(MoeOpsTest, GatherRowsCopiesRowsOfAnyType) {
   for (DType type : {DType::kBF16, DType::kF32}) {
     const Tensor src(*backend_, type, 33, RandomValues(10 * 33, 1, type));

@@ -213,6 +213,7 @@ inline absl::Status RunMoeRank(const MoeTestRun& run, Communicator& communicator
         outcome.results[rank]);
     if (!status.ok()) return status;
   }
+  (*layer)->FinishStep(counts[rank], outcome.results[rank]);
   backend->CopyToHost(outcome.hidden.data() + begin, hidden.data(),
                       size * static_cast<int64_t>(sizeof(float)));
   return backend->Synchronize();

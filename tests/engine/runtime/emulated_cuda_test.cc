@@ -6,6 +6,7 @@
 
 #include "engine/runtime/local_engine_group.h"
 #include "gtest/gtest.h"
+#include "tests/cuda_emulation/emulated_device.h"
 #include "tests/fakes/mini_driver.h"
 #include "tests/fakes/placements.h"
 #include "tests/fakes/tiny_model.h"
@@ -63,6 +64,16 @@ TEST(EmulatedCudaTest, TheDemoModelGeneratesTheGreedyTokensOfTheCpu) {
   const auto expected = Tokens({.instruction_set = "portable"}, sequences, 16);
   ASSERT_EQ(expected.size(), sequences.size());
   EXPECT_EQ(Tokens(kCuda, sequences, 16), expected);
+}
+
+TEST(EmulatedCudaTest, DecodeStepsAreRepeatedFromRecordingsWithTheTokensOfTheCpu) {
+  // Steps of three sequences are filled up to four rows; their contexts grow over blocks.
+  auto sequences = Prompts({.temperature = 0.0f});
+  for (DrivenSequence& sequence : sequences) sequence.num_new_tokens = 7;
+  const auto expected = Tokens({.instruction_set = "portable"}, sequences, 64);
+  const int before = cuda_emulation::NumGraphLaunches();
+  EXPECT_EQ(Tokens(kCuda, sequences, 64), expected);
+  EXPECT_GE(cuda_emulation::NumGraphLaunches() - before, 3);
 }
 
 TEST(EmulatedCudaTest, TokensDependNeitherOnChunksNorOnCompany) {
