@@ -1,6 +1,9 @@
 #include "config/daemon_config.h"
 
+#include <arpa/inet.h>
+
 #include <algorithm>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/numbers.h"
@@ -30,7 +33,8 @@ constexpr ConfigField kFields[] = {
     {"max_model_len", &C::max_model_len, "prompt + generated tokens; 0: the model's own limit", 0,
      1 << 24},
     {"ranks", &C::ranks, "number of engine processes", 1, 8},
-    {"device", &C::device, "where the engines compute", 0, 0, "cpu"},
+    {"device", &C::device, "where the engines compute: cpu; cuda: rank N on GPU N; cuda:N: on one GPU"},
+    {"nccl_library", &C::nccl_library, "file that GPU ranks exchange through; default: libnccl.so.2"},
     {"threads", &C::threads, "compute threads of one rank; 0: cores / ranks", 0, 1024},
     {"instruction_set", &C::instruction_set,
      "force the kernels' instruction set; default: the best"},
@@ -51,6 +55,12 @@ constexpr ConfigField kFields[] = {
      1 << 16},
     {"max_waiting_requests", &C::max_waiting_requests,
      "queue bound; beyond it requests are refused", 1, 1 << 20},
+    {"max_waiting_tokens", &C::max_waiting_tokens,
+     "prompt tokens that may wait; beyond it requests are refused", 1, 1 << 30},
+    {"max_tenant_requests", &C::max_tenant_requests,
+     "Generate calls of one tenant at a time, where its own limit does not say", 1, 1 << 20},
+    {"tokenizer_threads", &C::tokenizer_threads,
+     "threads that turn text into tokens; 0: a quarter of the cores, 4 at most", 0, 64},
     {"max_text_bytes", &C::max_text_bytes, "longest text of one prompt", 1, 64 << 20},
     {"max_pending_bytes", &C::max_pending_bytes,
      "unsent output of one request before its slow reader is cut off", 1024, kGib},
@@ -59,7 +69,20 @@ constexpr ConfigField kFields[] = {
      "HTTP address of /metrics, /healthz, /readyz and the status page /; '' = off"},
     {"metrics_vllm_aliases", &C::metrics_vllm_aliases,
      "metrics under vLLM's names as well, for dashboards and autoscalers made for it"},
-    {"token_file", &C::token_file, "bearer tokens, one a line; default: no authentication"},
+    {"admin_listen", &C::admin_listen,
+     "address of AdminService alone, HOST:PORT or unix:PATH; default: it is at --listen"},
+    {"socket_mode", &C::socket_mode, "mode of the unix socket at --listen, in octal"},
+    {"tls_cert", &C::tls_cert, "PEM file: the server's certificate chain; read again on change"},
+    {"tls_key", &C::tls_key, "PEM file: its private key"},
+    {"tls_client_ca", &C::tls_client_ca,
+     "PEM file: who signs clients' certificates, which every client then needs (mutual TLS)"},
+    {"token_file", &C::token_file,
+     "tenants and hashed bearer tokens (see moedctl token); read again on change; default: no "
+     "authentication"},
+    {"reload_interval_s", &C::reload_interval_s,
+     "how often the files of tokens and certificates are looked at", 0.01, 3600},
+    {"insecure", &C::insecure, "listen beyond this machine without TLS and tokens"},
+    {"reflection", &C::reflection, "serve grpc.reflection, which needs no token"},
     {"ready_file", &C::ready_file, "written when the daemon serves: JSON with its addresses"},
     {"drain_timeout_s", &C::drain_timeout_s, "how long SIGTERM waits for running requests", 0,
      kDay},
@@ -205,10 +228,76 @@ absl::Status ValidateListenAddress(const std::string& address) {
   return absl::OkStatus();
 }
 
-absl::Status ValidateDaemonConfig(const DaemonConfig& config) {
-  if (absl::Status status = ValidateListenAddress(config.listen); !status.ok()) {
-    return absl::InvalidArgumentError(absl::StrFormat("listen: %s", status.message()));
+bool IsLocalAddress(const std::string& address) {
+  if (address.starts_with("unix:")) return true;
+  const std::string host = address.substr(0, address.rfind(':'));
+  in_addr ipv4;
+  // The whole of 127.0.0.0/8 is this machine, but a name such as 127.example.com is not.
+  if (::inet_pton(AF_INET, host.c_str(), &ipv4) == 1) return host.starts_with("127.");
+  return host == "localhost" || host == "[::1]";
+}
+
+absl::StatusOr<int32_t> ParseSocketMode(const std::string& text) {
+  int32_t mode = 0;
+  for (const char c : text) {
+    if (c < '0' || c > '7' || mode > 0777) mode = -1;
+    if (mode < 0) break;
+    mode = mode * 8 + (c - '0');
   }
+  if (!text.empty() && mode > 0 && (mode & ~0666) == 0) return mode;
+  return absl::InvalidArgumentError(
+      absl::StrFormat("expected read and write bits in octal, such as 0660, got '%s'", text));
+}
+
+namespace {
+
+absl::Status ValidateTls(const DaemonConfig& config) {
+  if (config.tls_cert.empty() != config.tls_key.empty()) {
+    return absl::InvalidArgumentError("tls_cert and tls_key go together, but one of them is empty");
+  }
+  if (config.tls_cert.empty()) {
+    if (config.tls_client_ca.empty()) return absl::OkStatus();
+    return absl::InvalidArgumentError("tls_client_ca needs tls_cert and tls_key");
+  }
+  if (!config.listen.starts_with("unix:")) return absl::OkStatus();
+  if (!config.admin_listen.empty() && !config.admin_listen.starts_with("unix:")) {
+    return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError(
+      "tls_cert: TLS is for HOST:PORT, but this daemon listens on unix sockets only");
+}
+
+// `name` is the setting of `address`.
+absl::Status CheckExposure(const DaemonConfig& config, absl::string_view name,
+                           const std::string& address) {
+  const bool is_safe = !config.tls_cert.empty() && !config.token_file.empty();
+  if (is_safe || config.insecure || IsLocalAddress(address)) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrFormat(
+      "%s: %s can be reached from other machines, which needs TLS (tls_cert, tls_key) and tokens "
+      "(token_file); --insecure listens there without",
+      name, address));
+}
+
+absl::Status ValidateFront(const DaemonConfig& config) {
+  for (const auto& [name, address] :
+       {std::pair<absl::string_view, const std::string&>("listen", config.listen),
+        {"admin_listen", config.admin_listen}}) {
+    if (name == "admin_listen" && address.empty()) continue;
+    if (absl::Status status = ValidateListenAddress(address); !status.ok()) {
+      return absl::InvalidArgumentError(absl::StrFormat("%s: %s", name, status.message()));
+    }
+    MOED_RETURN_IF_ERROR(CheckExposure(config, name, address));
+  }
+  if (absl::StatusOr<int32_t> mode = ParseSocketMode(config.socket_mode); !mode.ok()) {
+    return absl::InvalidArgumentError(absl::StrFormat("socket_mode: %s", mode.status().message()));
+  }
+  return ValidateTls(config);
+}
+
+}  // namespace
+
+absl::Status ValidateDaemonConfig(const DaemonConfig& config) {
+  MOED_RETURN_IF_ERROR(ValidateFront(config));
   if (!config.metrics_listen.empty() && (!ValidateListenAddress(config.metrics_listen).ok() ||
                                          config.metrics_listen.starts_with("unix:"))) {
     return absl::InvalidArgumentError(absl::StrFormat(

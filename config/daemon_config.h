@@ -7,6 +7,7 @@
 #include <variant>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 
 namespace moed {
@@ -23,7 +24,8 @@ struct DaemonConfig {
 
   // The ranks.
   int32_t ranks = 1;
-  std::string device = "cpu";
+  std::string device = "cpu";   // or "cuda": rank N on GPU N; or "cuda:N": all on one GPU
+  std::string nccl_library;     // of ranks on GPUs; empty = libnccl.so.2
   int32_t threads = 0;          // of one rank; 0 = cores / ranks
   std::string instruction_set;  // empty = the best of this machine
   std::string expert_placement = "linear";
@@ -42,7 +44,10 @@ struct DaemonConfig {
   int32_t max_tokens_per_step = 512;    // of one rank
   int32_t max_sequences_per_step = 64;  // of one rank
   int32_t max_waiting_requests = 256;
-  int64_t max_text_bytes = 1 << 20;  // of one prompt
+  int64_t max_waiting_tokens = 1 << 22;  // of the prompts that wait
+  int32_t max_tenant_requests = 1024;    // of one tenant at a time, where its limits do not say
+  int32_t tokenizer_threads = 0;         // 0 = a quarter of the cores, 4 at most
+  int64_t max_text_bytes = 1 << 20;      // of one prompt
   int64_t max_pending_bytes =
       4 << 20;  // unsent output of one request, before a slow reader is cut off
 
@@ -50,8 +55,16 @@ struct DaemonConfig {
   std::string listen = "127.0.0.1:50051";
   std::string metrics_listen = "127.0.0.1:9090";  // empty = off
   bool metrics_vllm_aliases = false;              // vLLM's names for metrics as well
-  std::string token_file;                         // empty = no authentication
-  std::string ready_file;                         // empty = none
+  std::string admin_listen;                       // empty = at `listen` as well
+  std::string socket_mode = "0600";               // of the unix socket at `listen`, in octal
+  std::string tls_cert;                           // empty = plaintext
+  std::string tls_key;
+  std::string tls_client_ca;     // empty = clients need no certificate
+  std::string token_file;        // empty = no authentication
+  double reload_interval_s = 1;  // how often files of tokens and certificates are looked at
+  bool insecure = false;         // listen beyond this machine without TLS and tokens
+  bool reflection = false;       // serve grpc.reflection
+  std::string ready_file;        // empty = none
   double drain_timeout_s = 30;
   std::string log_level = "info";
 };
@@ -91,5 +104,11 @@ absl::Status ValidateDaemonConfig(const DaemonConfig& config);
 
 /// OK for "HOST:PORT", "[IPV6]:PORT" and "unix:PATH".
 absl::Status ValidateListenAddress(const std::string& address);
+
+/// Whether only this machine can reach a good address: a unix socket, localhost, 127.x.x.x, [::1].
+bool IsLocalAddress(const std::string& address);
+
+/// The bits of a socket's mode, given in octal: read and write for owner, group and others.
+absl::StatusOr<int32_t> ParseSocketMode(const std::string& text);
 
 }  // namespace moed

@@ -2,9 +2,11 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <fstream>
 #include <random>
+#include <thread>
 #include <utility>
 
 #include "absl/strings/str_format.h"
@@ -12,6 +14,7 @@
 #include "config/base/status_macros.h"
 #include "config/logging.h"
 #include "server/metrics/experts_json.h"
+#include "server/rpc/rpc_methods.h"
 #include "server/signal_thread.h"
 
 namespace moed {
@@ -54,12 +57,23 @@ PrometheusMetrics::Params MetricsParams(const DaemonConfig& config, const Launch
                                                     : PrometheusMetrics::VllmNames::kOff};
 }
 
+RpcLimits FrontLimits(const DaemonConfig& config) {
+  RpcLimits limits;
+  const auto num_cores = static_cast<int32_t>(std::thread::hardware_concurrency());
+  limits.num_tokenizer_threads =
+      config.tokenizer_threads > 0 ? config.tokenizer_threads : std::clamp(num_cores / 4, 1, 4);
+  limits.max_tenant_calls = config.max_tenant_requests;
+  limits.max_waiting_texts = config.max_waiting_requests;
+  return limits;
+}
+
 StepLoopOptions LoopOptions(const DaemonConfig& config, const LaunchPlan& plan) {
   StepLoopOptions options;
   options.max_model_len = plan.memory.max_model_len;
   options.max_tokens_per_step = config.max_tokens_per_step;
   options.max_sequences_per_step = config.max_sequences_per_step;
   options.max_waiting_requests = config.max_waiting_requests;
+  options.max_waiting_tokens = config.max_waiting_tokens;
   options.prefix_caching = config.prefix_caching;
   return options;
 }
@@ -75,7 +89,7 @@ absl::StatusOr<std::unique_ptr<Daemon>> Daemon::Create(const DaemonConfig& confi
   MOED_ASSIGN_OR_RETURN(LaunchPlan plan, MakeLaunchPlan(config));
   std::unique_ptr<Daemon> daemon(new Daemon(config, std::move(plan)));
   MOED_ASSIGN_OR_RETURN(daemon->notifier_, ServiceNotifier::FromEnvironment());
-  MOED_RETURN_IF_ERROR(daemon->LoadTokens());
+  MOED_RETURN_IF_ERROR(daemon->LoadSecrets());
   MOED_RETURN_IF_ERROR(daemon->Listen());
   MOED_RETURN_IF_ERROR(daemon->ListenForMetrics());
   return daemon;
@@ -102,31 +116,51 @@ Daemon::~Daemon() {
   if (rpc_server_ != nullptr) rpc_server_->Shutdown(kShutdownGrace);
 }
 
-absl::Status Daemon::LoadTokens() {
-  if (config_.token_file.empty()) return absl::OkStatus();
-  MOED_ASSIGN_OR_RETURN(TokenAuthenticator authenticator,
-                        TokenAuthenticator::Load(config_.token_file));
-  authenticator_ = std::make_unique<TokenAuthenticator>(std::move(authenticator));
+absl::Status Daemon::LoadSecrets() {
+  MOED_ASSIGN_OR_RETURN(
+      secrets_, ReloadedSecrets::Load({.token_file = config_.token_file,
+                                       .methods = RpcMethodNames(),
+                                       .certificates = {.certificate = config_.tls_cert,
+                                                        .key = config_.tls_key,
+                                                        .client_ca = config_.tls_client_ca},
+                                       .interval = absl::Seconds(config_.reload_interval_s)}));
   return absl::OkStatus();
 }
 
 absl::Status Daemon::Listen() {
+  MOED_ASSIGN_OR_RETURN(const int32_t socket_mode, ParseSocketMode(config_.socket_mode));
   std::random_device random;
   MOED_ASSIGN_OR_RETURN(rpc_server_,
                         RpcServer::Start({.listen = config_.listen,
+                                          .admin_listen = config_.admin_listen,
+                                          .socket_mode = socket_mode,
+                                          .certificates = secrets_->certificates(),
                                           .model = plan_.model,
                                           .tokenizer = *plan_.tokenizer,
                                           .placement = plan_.placement,
                                           .loop = *loop_,
-                                          .authenticator = authenticator_.get(),
+                                          .authenticator = secrets_->authenticator(),
                                           .observer = &metrics_,
+                                          .limits = FrontLimits(config_),
+                                          .reflection = config_.reflection,
                                           .ranks = [this] { return Ranks(); },
                                           .max_pending_bytes = config_.max_pending_bytes,
                                           .drain_timeout = absl::Seconds(config_.drain_timeout_s),
                                           .started = started_,
                                           .random_prefix = random()}));
-  SPDLOG_INFO("event=listening address={} authentication={}", rpc_server_->address(),
-              authenticator_ != nullptr ? "token" : "none");
+  const bool is_tls = secrets_->certificates() != nullptr && !config_.listen.starts_with("unix:");
+  SPDLOG_INFO("event=listening address={} admin_address={} authentication={} tls={}",
+              rpc_server_->address(),
+              config_.admin_listen.empty() ? "same" : rpc_server_->admin_address(),
+              secrets_->authenticator() != nullptr ? "token" : "none",
+              !is_tls                         ? "none"
+              : config_.tls_client_ca.empty() ? "server"
+                                              : "mutual");
+  if (config_.insecure && !IsLocalAddress(rpc_server_->address())) {
+    SPDLOG_WARN("event=insecure address={} authentication={} tls={}", rpc_server_->address(),
+                secrets_->authenticator() != nullptr ? "token" : "none",
+                is_tls ? "server" : "none");
+  }
   return absl::OkStatus();
 }
 
@@ -232,9 +266,10 @@ absl::Status Daemon::WriteReadyFile() const {
   if (config_.ready_file.empty()) return absl::OkStatus();
   const std::string unfinished = config_.ready_file + ".tmp";
   std::ofstream file(unfinished);
-  file << absl::StrFormat("{\"listen\": \"%s\", \"metrics_listen\": \"%s\"}\n",
-                          rpc_server_->address(),
-                          http_server_ != nullptr ? http_server_->address() : "");
+  file << absl::StrFormat(
+      "{\"listen\": \"%s\", \"admin_listen\": \"%s\", \"metrics_listen\": \"%s\"}\n",
+      rpc_server_->address(), rpc_server_->admin_address(),
+      http_server_ != nullptr ? http_server_->address() : "");
   file.close();
   if (!file || std::rename(unfinished.c_str(), config_.ready_file.c_str()) != 0) {
     return absl::UnknownError(absl::StrFormat("cannot write %s", config_.ready_file));

@@ -11,7 +11,7 @@
 #include "absl/time/time.h"
 #include "config/daemon_config.h"
 #include "engine/api/engine.h"
-#include "server/auth/token_authenticator.h"
+#include "server/auth/reloaded_secrets.h"
 #include "server/launch_plan.h"
 #include "server/metrics/metrics_http_server.h"
 #include "server/metrics/prometheus_metrics.h"
@@ -44,7 +44,7 @@ class Daemon {
  private:
   Daemon(const DaemonConfig& config, LaunchPlan plan);
 
-  absl::Status LoadTokens();
+  absl::Status LoadSecrets();
   absl::Status Listen();
   absl::Status ListenForMetrics();
   void OnSignal(int signal);
@@ -58,8 +58,8 @@ class Daemon {
   const DaemonConfig config_;
   const LaunchPlan plan_;
   const absl::Time started_;
-  std::unique_ptr<ServiceNotifier> notifier_;          // null without a service manager
-  std::unique_ptr<TokenAuthenticator> authenticator_;  // null without a token file
+  std::unique_ptr<ServiceNotifier> notifier_;  // null without a service manager
+  std::unique_ptr<ReloadedSecrets> secrets_;
   PrometheusMetrics metrics_;
   ProcessEngineGroup engines_;
   std::unique_ptr<StepLoop> loop_;

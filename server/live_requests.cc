@@ -158,8 +158,13 @@ void LiveRequests::ReportEnd(const RequestOutcome& outcome) {
   if (metrics_) metrics_->OnRequestEnd(outcome);
 }
 
-int32_t LiveRequests::num_waiting_requests() const {
-  return scheduler_ ? scheduler_->num_queued_requests() : num_requests();
+WaitingLoad LiveRequests::waiting_load() const {
+  if (scheduler_) return scheduler_->waiting_load();
+  WaitingLoad load;
+  for (const auto& [id, active] : requests_) {
+    load.Add(active->request().tenant, LoadOf(active->request()));
+  }
+  return load;
 }
 
 void LiveRequests::FillStats(ServerStats& stats) const {

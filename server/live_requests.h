@@ -67,7 +67,7 @@ class LiveRequests {
   bool HasWork() const { return scheduler_ && scheduler_->HasWork(); }
   int32_t num_requests() const { return static_cast<int32_t>(requests_.size()); }
   /// Requests of which nothing has been scheduled yet.
-  int32_t num_waiting_requests() const;
+  WaitingLoad waiting_load() const;
   /// Sums over all steps that were applied.
   const StepTotals& totals() const { return totals_; }
   /// Fills in the counters and gauges that this object knows.

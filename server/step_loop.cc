@@ -59,7 +59,9 @@ class StepLoopThread final : public StepLoop {
   StepLoopThread(StepLoopParts parts, const StepLoopOptions& options)
       : parts_(std::move(parts)),
         options_(options),
-        inbox_(std::make_shared<StepLoopInbox>(options_.max_waiting_requests)),
+        inbox_(std::make_shared<StepLoopInbox>(
+            StepLoopInbox::Limits{.max_waiting_requests = options_.max_waiting_requests,
+                                  .max_waiting_tokens = options_.max_waiting_tokens})),
         live_(parts_.tokenizer, parts_.metrics) {
     absl::MutexLock lock(&mutex_);
     stats_.placement_epoch = parts_.placement.epoch;
@@ -358,7 +360,7 @@ void StepLoopThread::PublishLoad() {
     absl::MutexLock lock(&mutex_);
     live_.FillStats(stats_);
   }
-  inbox_->SetLoad(live_.num_requests(), live_.num_waiting_requests());
+  inbox_->SetLoad(live_.num_requests(), live_.waiting_load());
 }
 
 void StepLoopThread::SetState(ServingState state) {

@@ -22,6 +22,7 @@ struct StepLoopOptions {
   int32_t max_tokens_per_step = 512;    // budget of one rank and step
   int32_t max_sequences_per_step = 64;  // of one rank
   int32_t max_waiting_requests = 256;
+  int64_t max_waiting_tokens = 1 << 22;  // of their prompts
   bool prefix_caching = true;
   int32_t max_restart_attempts = 5;  // of the engine group, in a row; then the loop ends for good
   absl::Duration restart_backoff =

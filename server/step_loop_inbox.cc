@@ -10,10 +10,11 @@ std::optional<StepLoopInbox::Refusal> StepLoopInbox::Submit(Request request,
                                                             std::shared_ptr<RequestSink> sink) {
   absl::MutexLock lock(&mutex_);
   if (std::optional<Refusal> refusal = Check(request)) return refusal;
+  waiting_.Add(request.tenant, LoadOf(request));
+  submitted_.Add(request.tenant, LoadOf(request));
   contents_.messages.emplace_back(Submission{std::move(request), std::move(sink)});
   ++num_submissions_;
   ++num_requests_;
-  ++num_waiting_;
   return std::nullopt;
 }
 
@@ -25,16 +26,34 @@ std::optional<StepLoopInbox::Refusal> StepLoopInbox::Check(const Request& reques
                                                       "has and accepts no more requests")};
   }
   if (!limits_) return Refusal{"loading", absl::UnavailableError("the model is still loading")};
-  if (num_waiting_ >= max_waiting_requests_) {
-    return Refusal{
-        "queue_full",
-        absl::ResourceExhaustedError(absl::StrFormat(
-            "%d requests wait already, which is the limit; try again later", num_waiting_))};
-  }
   if (absl::Status fits = CheckFits(*limits_, request); !fits.ok()) {
     return Refusal{"too_long", std::move(fits)};
   }
-  return std::nullopt;
+  return CheckQueue(request);
+}
+
+std::optional<StepLoopInbox::Refusal> StepLoopInbox::CheckQueue(const Request& request) const {
+  const QueueLoad& all = waiting_.all;
+  const int64_t num_tokens = LoadOf(request).num_tokens;
+  const int32_t num_free = queue_limits_.max_waiting_requests - all.num_requests;
+  const int64_t num_free_tokens = queue_limits_.max_waiting_tokens - all.num_tokens;
+  // A single request is never too much.
+  if (num_free <= 0 || (num_tokens > num_free_tokens && all.num_requests > 0)) {
+    return Refusal{"queue_full", absl::ResourceExhaustedError(absl::StrFormat(
+                                     "%d requests with %d tokens wait already, which is the limit; "
+                                     "try again later",
+                                     all.num_requests, all.num_tokens))};
+  }
+  const QueueLoad own = waiting_.Of(request.tenant);
+  if (request.tenant.empty() || own.num_requests == 0) return std::nullopt;
+  if (own.num_requests < num_free && own.num_tokens + num_tokens <= num_free_tokens) {
+    return std::nullopt;
+  }
+  return Refusal{"tenant_queue_full",
+                 absl::ResourceExhaustedError(absl::StrFormat(
+                     "%d requests with %d tokens of this tenant wait already, which is its share; "
+                     "try again later",
+                     own.num_requests, own.num_tokens))};
 }
 
 void StepLoopInbox::Cancel(std::string request_id, absl::Status reason) {
@@ -80,10 +99,11 @@ StepLoopInbox::Contents StepLoopInbox::Close(const absl::Status& reason) {
   return TakeLocked();
 }
 
-void StepLoopInbox::SetLoad(int32_t num_requests, int32_t num_waiting) {
+void StepLoopInbox::SetLoad(int32_t num_requests, WaitingLoad waiting) {
   absl::MutexLock lock(&mutex_);
   num_requests_ = num_requests + num_submissions_;
-  num_waiting_ = num_waiting + num_submissions_;
+  waiting_ = std::move(waiting);
+  waiting_.Add(submitted_);
 }
 
 StepLoopInbox::Contents StepLoopInbox::Take() {
@@ -114,6 +134,7 @@ bool StepLoopInbox::HasNews() const {
 StepLoopInbox::Contents StepLoopInbox::TakeLocked() {
   has_drain_news_ = false;
   num_submissions_ = 0;
+  submitted_ = {};
   Contents taken = std::exchange(contents_, {});
   contents_.is_draining = taken.is_draining;
   contents_.stop_reason = taken.stop_reason;

@@ -14,6 +14,7 @@
 #include "absl/time/time.h"
 #include "server/request/request.h"
 #include "server/scheduler/scheduler_options.h"
+#include "server/scheduler/waiting_load.h"
 
 namespace moed {
 
@@ -43,8 +44,14 @@ class StepLoopInbox {
     absl::Status status;
   };
 
-  explicit StepLoopInbox(int32_t max_waiting_requests)
-      : max_waiting_requests_(max_waiting_requests) {}
+  /// Of the requests that wait. A tenant that has a name may hold as much of it as the others
+  /// leave free: half of it when it is alone, and a newcomer always finds room.
+  struct Limits {
+    int32_t max_waiting_requests = 256;
+    int64_t max_waiting_tokens = 1 << 22;  // of prompts
+  };
+
+  explicit StepLoopInbox(const Limits& limits) : queue_limits_(limits) {}
 
   /// Queues a request, or says why not.
   std::optional<Refusal> Submit(Request request, std::shared_ptr<RequestSink> sink);
@@ -60,8 +67,8 @@ class StepLoopInbox {
   void Open(SchedulerOptions limits);
   /// From now on every request is refused with `reason`. Returns what is left.
   Contents Close(const absl::Status& reason);
-  /// Tells how many requests the loop holds, and how many of them only wait.
-  void SetLoad(int32_t num_requests, int32_t num_waiting);
+  /// Tells how many requests the loop holds, and what of them only waits.
+  void SetLoad(int32_t num_requests, WaitingLoad waiting);
   /// Takes everything that has come.
   Contents Take();
   /// The same, after blocking until there is something.
@@ -73,8 +80,10 @@ class StepLoopInbox {
   bool HasNews() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   Contents TakeLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   std::optional<Refusal> Check(const Request& request) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  std::optional<Refusal> CheckQueue(const Request& request) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
-  const int32_t max_waiting_requests_;
+  const Limits queue_limits_;
   mutable absl::Mutex mutex_;
   Contents contents_ ABSL_GUARDED_BY(mutex_);
   bool has_drain_news_ ABSL_GUARDED_BY(mutex_) = false;
@@ -82,7 +91,8 @@ class StepLoopInbox {
   std::optional<absl::Status> closed_ ABSL_GUARDED_BY(mutex_);
   int32_t num_submissions_ ABSL_GUARDED_BY(mutex_) = 0;  // among the messages
   int32_t num_requests_ ABSL_GUARDED_BY(mutex_) = 0;     // submissions included
-  int32_t num_waiting_ ABSL_GUARDED_BY(mutex_) = 0;      // submissions included
+  WaitingLoad waiting_ ABSL_GUARDED_BY(mutex_);          // submissions included
+  WaitingLoad submitted_ ABSL_GUARDED_BY(mutex_);        // of the submissions among the messages
 };
 
 }  // namespace moed

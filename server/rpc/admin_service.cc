@@ -49,9 +49,10 @@ grpc::ServerUnaryReactor* AdminService::GetExperts(grpc::CallbackServerContext* 
 grpc::ServerWriteReactor<v1::DrainResponse>* AdminService::Drain(
     grpc::CallbackServerContext* context, const v1::DrainRequest* request) {
   const absl::Time arrival = absl::Now();
-  absl::Status status = params_.admission.Admit(*context);
+  const RpcMethod method = {kService, "Drain"};
+  absl::Status status = params_.admission.Admit(*context, method).status();
   if (status.ok()) status = ValidateDrain(*request);
-  params_.admission.CountHandled({kService, "Drain"}, status.code(), arrival);
+  params_.admission.CountHandled(method, status.code(), arrival);
   if (!status.ok()) return new RefusedDrain(ToGrpcStatus(status, *context));
   SPDLOG_INFO("event=drain_requested peer=\"{}\"", context->peer());
   params_.on_drain();

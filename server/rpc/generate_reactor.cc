@@ -21,6 +21,13 @@ bool IsLate(absl::Time arrival, absl::Time deadline) {
   return absl::Now() + (deadline - arrival) * 0.02 + absl::Milliseconds(5) >= deadline;
 }
 
+// The fields of a log line by which it is found from the caller's trace.
+std::string TraceFields(const std::optional<TraceContext>& trace) {
+  if (!trace.has_value()) return "";
+  return absl::StrFormat(" trace_id=%s parent_id=%s sampled=%d", trace->trace_id, trace->parent_id,
+                         trace->sampled);
+}
+
 }  // namespace
 
 std::shared_ptr<GenerateReactor> GenerateReactor::Create(Params params) {
@@ -38,14 +45,25 @@ GenerateReactor::GenerateReactor(Params params)
 void GenerateReactor::Submit(Request request, const EventFormat& format) {
   format_ = format;
   v1::GenerateResponse accepted = AcceptedMessage(request);
+  const auto num_prompt_tokens = static_cast<int64_t>(request.prompt_token_ids.size());
+  if (const auto cancelled = Failure(); cancelled.has_value()) return Refuse(*cancelled);
   const absl::Status status = params_.loop.Submit(std::move(request), shared_from_this());
   if (!status.ok()) return Refuse(status);
+  ticket_.TakeTokens(num_prompt_tokens);
+  // A cancellation that came between the two may have reached the step loop before the request.
+  const auto cancelled = Failure();
+  if (cancelled.has_value()) params_.loop.Cancel(params_.request_id, *cancelled);
   {
     absl::MutexLock lock(&mutex_);
-    accepted_ = std::move(accepted);
+    if (!cancelled.has_value()) accepted_ = std::move(accepted);
     open_ = true;
   }
   Advance();
+}
+
+std::optional<absl::Status> GenerateReactor::Failure() {
+  absl::MutexLock lock(&mutex_);
+  return end_.has_value() && !end_->ok() ? end_ : std::nullopt;
 }
 
 void GenerateReactor::Refuse(const absl::Status& status) {
@@ -60,6 +78,9 @@ void GenerateReactor::Refuse(const absl::Status& status) {
 bool GenerateReactor::OnEvent(RequestEvent event) {
   bool taken = false;
   bool is_last = false;
+  if (const auto* delta = std::get_if<DeltaEvent>(&event); delta != nullptr) {
+    ticket_.TakeTokens(static_cast<int64_t>(delta->tokens.size()));
+  }
   {
     absl::MutexLock lock(&mutex_);
     if (end_.has_value()) return true;
@@ -210,13 +231,14 @@ void GenerateReactor::Log(const absl::Status& status) {
     usage = usage_.value_or(UsageEvent{});
   }
   SPDLOG_INFO(
-      "event=request_done request_id={} client_request_id=\"{}\" code={} prompt_tokens={} "
-      "cached_tokens={} generated_tokens={} queue_ms={:.2f} ttft_ms={:.2f} total_ms={:.2f}{}",
-      params_.request_id, absl::CEscape(params_.client_request_id),
+      "event=request_done request_id={} tenant={} client_request_id=\"{}\" code={} "
+      "prompt_tokens={} "
+      "cached_tokens={} generated_tokens={} queue_ms={:.2f} ttft_ms={:.2f} total_ms={:.2f}{}{}",
+      params_.request_id, params_.tenant, absl::CEscape(params_.client_request_id),
       absl::StatusCodeToString(status.code()), usage.num_prompt_tokens, usage.num_cached_tokens,
       usage.num_generated_tokens, absl::ToDoubleMilliseconds(usage.queue_time),
       absl::ToDoubleMilliseconds(usage.time_to_first_token),
-      absl::ToDoubleMilliseconds(absl::Now() - params_.arrival),
+      absl::ToDoubleMilliseconds(absl::Now() - params_.arrival), TraceFields(params_.trace),
       status.ok()
           ? ""
           : " error=\"" + absl::CEscape(status.message().substr(0, kMaxLoggedErrorBytes)) + "\"");

@@ -19,6 +19,7 @@
 #include "server/rpc/admission.h"
 #include "server/rpc/event_conversion.h"
 #include "server/rpc/pending_events.h"
+#include "server/rpc/trace_context.h"
 #include "server/step_loop.h"
 #include "server/tokenizer/tokenizer.h"
 
@@ -44,7 +45,9 @@ class GenerateReactor final : public grpc::ServerWriteReactor<v1::GenerateRespon
     int64_t max_pending_bytes = 0;
     absl::Duration unread_timeout = absl::Seconds(60);
     std::string request_id;
-    std::string client_request_id;  // for the log only
+    std::string tenant;                 // for the log only
+    std::string client_request_id;      // for the log only
+    std::optional<TraceContext> trace;  // the same
     absl::Time arrival;
     absl::Time deadline = absl::InfiniteFuture();
   };
@@ -53,7 +56,12 @@ class GenerateReactor final : public grpc::ServerWriteReactor<v1::GenerateRespon
   /// Refuse.
   static std::shared_ptr<GenerateReactor> Create(Params params);
 
+  /// Takes what the call uses of its tenant's limits, until gRPC and the step loop have both let
+  /// go. Before Submit.
+  void SetTicket(CallTicket ticket) { ticket_ = std::move(ticket); }
+
   /// Hands the request to the step loop; the stream begins with Accepted, or ends with the refusal.
+  /// May come from any thread, also after OnCancel.
   void Submit(Request request, const EventFormat& format);
 
   /// Ends the call without a message.
@@ -80,6 +88,8 @@ class GenerateReactor final : public grpc::ServerWriteReactor<v1::GenerateRespon
   bool Abandon(const absl::Status& status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Abandons the stream and tells the step loop.
   void AbandonAndCancel(const absl::Status& status) ABSL_LOCKS_EXCLUDED(mutex_);
+  // How the request failed, if it has.
+  std::optional<absl::Status> Failure() ABSL_LOCKS_EXCLUDED(mutex_);
   // Gives the client a limited time for what it has not taken of a request that ended.
   void LimitUnread() ABSL_LOCKS_EXCLUDED(mutex_);
   void CutOff(const absl::Status& status) ABSL_LOCKS_EXCLUDED(mutex_);
@@ -89,7 +99,8 @@ class GenerateReactor final : public grpc::ServerWriteReactor<v1::GenerateRespon
 
   const Params params_;
   std::shared_ptr<GenerateReactor> self_;  // what gRPC holds; dropped in OnDone
-  EventFormat format_;                     // set before the step loop knows the request
+  CallTicket ticket_;                      // set before the step loop knows the request
+  EventFormat format_;                     // the same
   grpc::Alarm unread_alarm_;               // set at most once; cancelled in OnDone
   v1::GenerateResponse message_;  // what is being written; touched only by whoever set writing_
 

@@ -1,6 +1,8 @@
 #include "server/rpc/inference_service.h"
 
+#include <algorithm>
 #include <memory>
+#include <optional>
 #include <utility>
 
 #include "absl/random/random.h"
@@ -14,6 +16,7 @@ namespace moed {
 namespace {
 
 constexpr absl::string_view kService = "moed.v1.InferenceService";
+constexpr RpcMethod kGenerate = {kService, "Generate"};
 
 absl::Status ToStatus(const FieldViolations& violations) {
   return violations.empty() ? absl::OkStatus() : BadRequestError(violations);
@@ -34,12 +37,25 @@ absl::Time DeadlineOf(const grpc::CallbackServerContext& context) {
                                                : absl::FromChrono(deadline);
 }
 
-// What is held for one request may grow by the prompts that it asked to get back.
-int64_t MaxPendingBytes(const Request& request, int64_t max_pending_bytes) {
+std::optional<TraceContext> TraceOf(const grpc::CallbackServerContext& context) {
+  const auto& metadata = context.client_metadata();
+  // A caller that sends two is malformed, as a header with two values is.
+  if (metadata.count("traceparent") != 1) return std::nullopt;
+  const grpc::string_ref header = metadata.find("traceparent")->second;
+  return ParseTraceparent({header.data(), header.size()});
+}
+
+// What is held for one request may grow by the prompts that it asked to get back. A text is not
+// tokenized yet: it has a token for each byte at most, and those of the model.
+int64_t MaxPendingBytes(const v1::GenerateRequest& request, const ServedModel& model,
+                        int64_t max_pending_bytes) {
   constexpr int64_t kEchoBytesPerToken = 64;
-  if (!request.output.echo) return max_pending_bytes;
-  return max_pending_bytes + kEchoBytesPerToken * request.num_sequences *
-                                 static_cast<int64_t>(request.prompt_token_ids.size());
+  if (!request.response().echo()) return max_pending_bytes;
+  const auto num_prompt_tokens =
+      std::min<int64_t>(std::max<int64_t>(request.text().size(), request.token_ids().ids_size()),
+                        model.max_model_len);
+  const auto num_sequences = std::clamp(request.sampling().n(), 1, kMaxSequences);
+  return max_pending_bytes + kEchoBytesPerToken * num_sequences * num_prompt_tokens;
 }
 
 }  // namespace
@@ -48,36 +64,57 @@ grpc::ServerWriteReactor<v1::GenerateResponse>* InferenceService::Generate(
     grpc::CallbackServerContext* context, const v1::GenerateRequest* request) {
   const Call call = {
       .request_id = request_ids_.Next(), .arrival = absl::Now(), .deadline = DeadlineOf(*context)};
-  absl::StatusOr<Request> prepared = Prepare(*context, *request, call);
+  const absl::StatusOr<TokenGrant> grant = params_.admission.Admit(*context, kGenerate);
   auto reactor = GenerateReactor::Create(
       {.context = *context,
        .loop = params_.loop,
        .tokenizer = params_.tokenizer,
        .admission = params_.admission,
        .num_calls = num_generate_calls_,
-       .max_pending_bytes = prepared.ok() ? MaxPendingBytes(*prepared, params_.max_pending_bytes)
-                                          : params_.max_pending_bytes,
+       .max_pending_bytes = MaxPendingBytes(*request, params_.model, params_.max_pending_bytes),
        .unread_timeout = params_.unread_timeout,
        .request_id = call.request_id,
+       .tenant = grant.ok() ? grant->tenant : "",
        .client_request_id = request->client_request_id().substr(0, 128),
+       .trace = TraceOf(*context),
        .arrival = call.arrival,
        .deadline = call.deadline});
-  if (prepared.ok()) {
-    reactor->Submit(*std::move(prepared),
-                    {.return_token_ids = request->response().return_token_ids(),
-                     .return_logprobs = request->response().has_logprobs()});
-  } else {
-    reactor->Refuse(prepared.status());
-  }
+  absl::Status status = grant.status();
+  if (status.ok()) status = Begin(*request, *grant, *reactor);
+  if (status.ok()) status = Prepare(*request, grant->tenant, {call, reactor});
+  if (!status.ok()) reactor->Refuse(status);
   return reactor.get();
 }
 
-absl::StatusOr<Request> InferenceService::Prepare(const grpc::CallbackServerContext& context,
-                                                  const v1::GenerateRequest& message,
-                                                  const Call& call) const {
-  MOED_RETURN_IF_ERROR(params_.admission.Admit(context));
+absl::Status InferenceService::Begin(const v1::GenerateRequest& message, const TokenGrant& grant,
+                                     GenerateReactor& reactor) const {
   MOED_RETURN_IF_ERROR(ToStatus(ValidateGenerateRequest(message, params_.model)));
   MOED_RETURN_IF_ERROR(CheckModelName(message.model(), params_.model));
+  MOED_ASSIGN_OR_RETURN(CallTicket ticket, params_.admission.BeginCall(grant));
+  reactor.SetTicket(std::move(ticket));
+  return absl::OkStatus();
+}
+
+// The message lives as long as the call, which cannot finish before it is submitted or refused.
+absl::Status InferenceService::Prepare(const v1::GenerateRequest& message,
+                                       const std::string& tenant, PendingCall pending) {
+  const auto submit = [this, &message, tenant, pending] {
+    absl::StatusOr<Request> request = MakeRequest(message, pending.call);
+    if (!request.ok()) return pending.reactor->Refuse(request.status());
+    request->tenant = tenant;
+    pending.reactor->Submit(*std::move(request),
+                            {.return_token_ids = message.response().return_token_ids(),
+                             .return_logprobs = message.response().has_logprobs()});
+  };
+  if (message.has_text()) {
+    return params_.tokenizer_pool.Post(tenant, static_cast<int64_t>(message.text().size()), submit);
+  }
+  submit();
+  return absl::OkStatus();
+}
+
+absl::StatusOr<Request> InferenceService::MakeRequest(const v1::GenerateRequest& message,
+                                                      const Call& call) const {
   MOED_ASSIGN_OR_RETURN(std::vector<int32_t> prompt_token_ids, PromptTokens(message));
   absl::BitGen seeds;
   return ToRequest(message, params_.model,
@@ -103,8 +140,10 @@ absl::StatusOr<std::vector<int32_t>> InferenceService::PromptTokens(
 grpc::ServerUnaryReactor* InferenceService::Tokenize(grpc::CallbackServerContext* context,
                                                      const v1::TokenizeRequest* request,
                                                      v1::TokenizeResponse* response) {
-  return params_.admission.RunUnary(*context, {kService, "Tokenize"},
-                                    [&] { return FillTokens(*request, *response); });
+  return params_.admission.RunUnaryIn(
+      params_.tokenizer_pool, *context, {kService, "Tokenize"},
+      static_cast<int64_t>(request->text().size()),
+      [this, request, response] { return FillTokens(*request, *response); });
 }
 
 absl::Status InferenceService::FillTokens(const v1::TokenizeRequest& request,
@@ -121,8 +160,10 @@ absl::Status InferenceService::FillTokens(const v1::TokenizeRequest& request,
 grpc::ServerUnaryReactor* InferenceService::Detokenize(grpc::CallbackServerContext* context,
                                                        const v1::DetokenizeRequest* request,
                                                        v1::DetokenizeResponse* response) {
-  return params_.admission.RunUnary(*context, {kService, "Detokenize"},
-                                    [&] { return FillText(*request, *response); });
+  return params_.admission.RunUnaryIn(
+      params_.tokenizer_pool, *context, {kService, "Detokenize"},
+      static_cast<int64_t>(request->token_ids_size() * sizeof(int32_t)),
+      [this, request, response] { return FillText(*request, *response); });
 }
 
 absl::Status InferenceService::FillText(const v1::DetokenizeRequest& request,

@@ -2,6 +2,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -11,8 +12,10 @@
 #include "moed/v1/inference.grpc.pb.h"
 #include "server/request/request.h"
 #include "server/rpc/admission.h"
+#include "server/rpc/generate_reactor.h"
 #include "server/rpc/request_ids.h"
 #include "server/rpc/served_model.h"
+#include "server/rpc/tokenizer_pool.h"
 #include "server/step_loop.h"
 #include "server/tokenizer/tokenizer.h"
 
@@ -29,6 +32,7 @@ class InferenceService final : public v1::InferenceService::CallbackService {
     const Tokenizer& tokenizer;
     StepLoop& loop;
     const Admission& admission;
+    TokenizerPool& tokenizer_pool;
     int64_t max_pending_bytes = 0;  // of one request
     absl::Duration unread_timeout;  // for what is left when a request has ended
     uint32_t random_prefix = 0;     // of request ids
@@ -57,8 +61,17 @@ class InferenceService final : public v1::InferenceService::CallbackService {
     absl::Time arrival;
     absl::Time deadline;
   };
-  absl::StatusOr<Request> Prepare(const grpc::CallbackServerContext& context,
-                                  const v1::GenerateRequest& message, const Call& call) const;
+  struct PendingCall {
+    Call call;
+    std::shared_ptr<GenerateReactor> reactor;
+  };
+  // What is checked at once, on gRPC's thread.
+  absl::Status Begin(const v1::GenerateRequest& message, const TokenGrant& grant,
+                     GenerateReactor& reactor) const;
+  // Tokenizes and submits; on the tokenizer's threads if there is a text.
+  absl::Status Prepare(const v1::GenerateRequest& message, const std::string& tenant,
+                       PendingCall pending);
+  absl::StatusOr<Request> MakeRequest(const v1::GenerateRequest& message, const Call& call) const;
   absl::StatusOr<std::vector<int32_t>> PromptTokens(const v1::GenerateRequest& message) const;
   absl::Status FillTokens(const v1::TokenizeRequest& request, v1::TokenizeResponse& response) const;
   absl::Status FillText(const v1::DetokenizeRequest& request,

@@ -4,9 +4,11 @@
 #include <string>
 
 #include "absl/strings/cord.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_format.h"
 #include "google/rpc/error_details.pb.h"
 #include "google/rpc/status.pb.h"
+#include "server/auth/tenant_quotas.h"
 
 namespace moed {
 namespace {
@@ -17,9 +19,12 @@ constexpr size_t kMaxMessageBytes = 1024;  // headers are bounded, and so is a r
 constexpr int kQueueFullPushbackMs = 200;
 constexpr int kUnavailablePushbackMs = 1000;
 
-int PushbackMs(absl::StatusCode code) {
-  if (code == absl::StatusCode::kResourceExhausted) return kQueueFullPushbackMs;
-  if (code == absl::StatusCode::kUnavailable) return kUnavailablePushbackMs;
+int PushbackMs(const absl::Status& status) {
+  if (const absl::Duration delay = RetryDelay(status); delay > absl::ZeroDuration()) {
+    return static_cast<int>(absl::ToInt64Milliseconds(delay));
+  }
+  if (absl::IsResourceExhausted(status)) return kQueueFullPushbackMs;
+  if (absl::IsUnavailable(status)) return kUnavailablePushbackMs;
   return 0;
 }
 
@@ -60,11 +65,12 @@ grpc::Status ToGrpcStatus(const absl::Status& status, grpc::ServerContextBase& c
   details.set_code(static_cast<int>(status.code()));
   details.set_message(std::string(status.message().substr(0, kMaxMessageBytes)));
   status.ForEachPayload([&details](absl::string_view type_url, const absl::Cord& payload) {
+    if (!absl::StartsWith(type_url, kTypePrefix)) return;  // the server's own
     auto* any = details.add_details();
     any->set_type_url(std::string(type_url));
     any->set_value(std::string(payload));
   });
-  if (const int pushback_ms = PushbackMs(status.code()); pushback_ms > 0) {
+  if (const int pushback_ms = PushbackMs(status); pushback_ms > 0) {
     context.AddTrailingMetadata("grpc-retry-pushback-ms", absl::StrFormat("%d", pushback_ms));
     AddRetryInfo(pushback_ms, details);
   }

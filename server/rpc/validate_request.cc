@@ -24,7 +24,6 @@ constexpr int kMaxClientIdBytes = 128;
 constexpr int kMaxLogitBiases = 1024;
 // Travels with every step of the request.
 constexpr int kMaxAllowedTokenIds = 4096;
-constexpr int kMaxSequences = 64;
 constexpr int kMaxStopStrings = 16;
 constexpr int kMaxStopStringBytes = 1024;
 constexpr int kMaxStopTokenIds = 64;

@@ -10,6 +10,9 @@
 
 namespace moed {
 
+/// Most sequences of one request.
+inline constexpr int kMaxSequences = 64;
+
 /// Everything that is wrong with a request, one entry for each field at fault (the first element at
 /// fault of a repeated one), in the order of the proto; empty for a good request. Pure.
 ///

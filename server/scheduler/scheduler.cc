@@ -5,6 +5,7 @@
 #include <numeric>
 #include <utility>
 
+#include "absl/container/flat_hash_map.h"
 #include "absl/strings/str_format.h"
 #include "config/base/check.h"
 #include "config/base/status_macros.h"
@@ -27,6 +28,7 @@ absl::Status Scheduler::Add(const Request& request) {
   }
   ScheduledRequest& scheduled = *it->second;
   scheduled.request = &request;
+  scheduled.tenant = &tenants_.Enter(request.tenant);
   scheduled.arrival_number = ++last_arrival_number_;
   const auto num_prompt = static_cast<int32_t>(request.prompt_token_ids.size());
   scheduled.max_tokens = std::min(request.stopping.max_tokens, options_.max_model_len - num_prompt);
@@ -35,10 +37,10 @@ absl::Status Scheduler::Add(const Request& request) {
     sequence->id = ++last_sequence_id_;
     sequence->owner = &scheduled;
     sequence->index = index;
-    waiting_.insert(sequence.get());
+    scheduled.tenant->waiting.insert(sequence.get());
     scheduled.sequences.push_back(std::move(sequence));
   }
-  ++num_queued_requests_;
+  scheduled.tenant->queued += LoadOf(request);
   return absl::OkStatus();
 }
 
@@ -46,8 +48,10 @@ void Scheduler::Remove(const std::string& request_id) {
   MOED_CHECK(!is_step_in_flight_);
   const auto it = requests_.find(request_id);
   if (it == requests_.end()) return;
-  for (const auto& sequence : it->second->sequences) End(*sequence);
-  if (!it->second->progress.started()) --num_queued_requests_;
+  ScheduledRequest& scheduled = *it->second;
+  for (const auto& sequence : scheduled.sequences) End(*sequence);
+  if (!scheduled.progress.started()) scheduled.tenant->queued -= LoadOf(*scheduled.request);
+  --scheduled.tenant->num_requests;
   requests_.erase(it);
 }
 
@@ -57,7 +61,7 @@ void Scheduler::Finish(const std::string& request_id, int32_t index) {
 }
 
 void Scheduler::End(Sequence& sequence) {
-  if (sequence.state == SequenceState::kWaiting) waiting_.erase(&sequence);
+  if (sequence.state == SequenceState::kWaiting) sequence.owner->tenant->waiting.erase(&sequence);
   if (sequence.state == SequenceState::kRunning) {
     Rank& rank = ranks_[sequence.rank];
     rank.kv.Release(sequence.table);
@@ -93,29 +97,57 @@ std::optional<PlannedStep> Scheduler::Plan(absl::Time now) {
   return BuildStep();
 }
 
+// Whoever runs on the rank. The tenant with the newest request comes last, so that a newcomer never
+// takes the blocks of another tenant; a tenant's own sequences are in their order.
+std::vector<Sequence*> Scheduler::DecodeOrder(const Rank& rank) {
+  absl::flat_hash_map<const Tenant*, uint64_t> newest;  // number of the newest admission
+  for (const Sequence* sequence : rank.running) {
+    uint64_t& number = newest[sequence->owner->tenant];
+    number = std::max(number, sequence->owner->admission_number);
+  }
+  std::vector<Sequence*> order(rank.running.begin(), rank.running.end());
+  if (newest.size() < 2) return order;
+  std::ranges::stable_sort(
+      order, {}, [&newest](const Sequence* sequence) { return newest[sequence->owner->tenant]; });
+  return order;
+}
+
+// Those that still compute their prompts; the tenant that has been served least comes first.
+std::vector<Sequence*> Scheduler::PrefillOrder(const Rank& rank) {
+  std::vector<Sequence*> order;
+  for (Sequence* sequence : rank.running) {
+    if (!sequence->IsDecoding()) order.push_back(sequence);
+  }
+  std::ranges::stable_sort(
+      order, {}, [](const Sequence* sequence) { return sequence->owner->tenant->service; });
+  return order;
+}
+
 void Scheduler::PlanDecodes(Rank& rank) {
-  for (auto it = rank.running.begin(); it != rank.running.end(); ++it) {
+  std::vector<Sequence*> order = DecodeOrder(rank);
+  for (size_t i = 0; i < order.size(); ++i) {
     if (rank.num_tokens_left == 0) return;
-    Sequence& sequence = **it;
+    Sequence& sequence = *order[i];
     if (!sequence.IsDecoding()) continue;
     // Victims come from the end of the order: they are planned later than this one, or are this
     // one.
-    if (!MakeRoom(rank, sequence)) return;
+    if (!MakeRoom(rank, sequence, order)) return;
     AddSlice(rank, sequence);
   }
 }
 
 void Scheduler::PlanPrefills(Rank& rank) {
-  for (Sequence* sequence : rank.running) {
+  for (Sequence* sequence : PrefillOrder(rank)) {
     if (rank.num_tokens_left == 0) return;
-    if (!sequence->IsDecoding()) AddSlice(rank, *sequence);
+    AddSlice(rank, *sequence);
   }
 }
 
-// False when `sequence`, the last of its rank, had to be preempted itself.
-bool Scheduler::MakeRoom(Rank& rank, Sequence& sequence) {
+// Takes victims off the end of `order`. False when `sequence` had to be preempted itself.
+bool Scheduler::MakeRoom(Rank& rank, Sequence& sequence, std::vector<Sequence*>& order) {
   while (!rank.kv.Extend(sequence.table, sequence.num_tokens())) {
-    Sequence& victim = **rank.running.rbegin();
+    Sequence& victim = *order.back();
+    order.pop_back();
     Preempt(rank, victim);
     if (&victim == &sequence) return false;
   }
@@ -127,22 +159,43 @@ void Scheduler::Preempt(Rank& rank, Sequence& sequence) {
   rank.kv.Release(sequence.table);
   sequence.num_computed = 0;
   sequence.state = SequenceState::kWaiting;
-  waiting_.insert(&sequence);
+  sequence.owner->tenant->waiting.insert(&sequence);
   ++sequence.owner->progress.num_preemptions;
   ++counters_.num_preemptions;
 }
 
 void Scheduler::AdmitWaiting(absl::Time now) {
-  for (auto it = waiting_.begin(); it != waiting_.end();) {
-    Sequence& sequence = **it;
-    if (WaitsForFirstSequence(sequence)) {
-      ++it;
-      continue;
-    }
+  std::vector<Cursor> cursors = WaitingCursors();
+  // Service changes with every admission. Among tenants that were served alike the first come is
+  // first.
+  const auto key = [](const Cursor& cursor) {
+    return std::pair(cursor.tenant->service, (*cursor.next)->owner->arrival_number);
+  };
+  while (!cursors.empty()) {
+    const auto cursor = std::ranges::min_element(cursors, {}, key);
+    Sequence& sequence = **cursor->next;
     const std::optional<Admission> admission = ChooseRank(sequence);
     if (!admission) return;  // nobody overtakes it
-    it = waiting_.erase(it);
+    cursor->next = cursor->tenant->waiting.erase(cursor->next);
     Admit(sequence, *admission, now);
+    SkipThoseThatWaitForAnother(*cursor);
+    if (cursor->next == cursor->tenant->waiting.end()) cursors.erase(cursor);
+  }
+}
+
+std::vector<Scheduler::Cursor> Scheduler::WaitingCursors() {
+  std::vector<Cursor> cursors;
+  for (auto& [name, tenant] : tenants_.all()) {
+    Cursor cursor{.tenant = &tenant, .next = tenant.waiting.begin()};
+    SkipThoseThatWaitForAnother(cursor);
+    if (cursor.next != tenant.waiting.end()) cursors.push_back(cursor);
+  }
+  return cursors;
+}
+
+void Scheduler::SkipThoseThatWaitForAnother(Cursor& cursor) const {
+  while (cursor.next != cursor.tenant->waiting.end() && WaitsForFirstSequence(**cursor.next)) {
+    ++cursor.next;
   }
 }
 
@@ -218,15 +271,17 @@ void Scheduler::RecordAdmission(Sequence& sequence, int32_t num_cached_tokens, a
   }
   sequence.was_admitted = true;
   if (progress.started()) return;
+  sequence.owner->admission_number = ++last_admission_number_;
   progress.first_scheduled = now;
   progress.num_cached_tokens = num_cached_tokens;
-  --num_queued_requests_;
+  sequence.owner->tenant->queued -= LoadOf(*sequence.owner->request);
 }
 
 void Scheduler::AddSlice(Rank& rank, Sequence& sequence) {
   const int32_t num_new_tokens = std::min(sequence.num_uncomputed(), rank.num_tokens_left);
   rank.slices.push_back({&sequence, num_new_tokens});
   rank.num_tokens_left -= num_new_tokens;
+  sequence.owner->tenant->service += num_new_tokens;
 }
 
 PlannedStep Scheduler::BuildStep() {
@@ -396,6 +451,24 @@ int32_t Scheduler::num_running_sequences() const {
   return sum;
 }
 
-bool Scheduler::HasWork() const { return !waiting_.empty() || num_running_sequences() > 0; }
+int32_t Scheduler::num_waiting_sequences() const {
+  int32_t sum = 0;
+  for (const auto& [name, tenant] : tenants_.all()) {
+    sum += static_cast<int32_t>(tenant.waiting.size());
+  }
+  return sum;
+}
+
+WaitingLoad Scheduler::waiting_load() const {
+  WaitingLoad load;
+  for (const auto& [name, tenant] : tenants_.all()) {
+    if (tenant.queued.num_requests > 0) load.Add(name, tenant.queued);
+  }
+  return load;
+}
+
+bool Scheduler::HasWork() const {
+  return num_waiting_sequences() > 0 || num_running_sequences() > 0;
+}
 
 }  // namespace moed

@@ -18,6 +18,8 @@
 #include "server/request/request_progress.h"
 #include "server/scheduler/scheduler_options.h"
 #include "server/scheduler/sequence.h"
+#include "server/scheduler/tenant.h"
+#include "server/scheduler/waiting_load.h"
 
 namespace moed {
 
@@ -57,12 +59,17 @@ struct SchedulerCounters {
 /// alternate: Plan, then Apply of what the ranks answered; everything else happens between Apply
 /// and the next Plan. After a step that failed the scheduler is thrown away.
 ///
-/// Order: one total order (ServedBefore) over sequences. A sequence that waits is admitted only
-/// when everyone before it is, so a big request is never overtaken for ever by small ones. A
-/// running sequence holds the blocks of all its known tokens, so only decoding asks for more; when
-/// there are none left, the last running sequence of that rank in the order is preempted: it keeps
-/// its tokens, loses its blocks and waits again at its place in the order. The first in the order
-/// is so never preempted for another and always makes progress.
+/// Order: one total order (ServedBefore) over the sequences of a tenant. A sequence that waits is
+/// admitted only when everyone before it is, so a big request is never overtaken for ever by small
+/// ones. A running sequence holds the blocks of all its known tokens, so only decoding asks for
+/// more; when there are none left, the last running sequence of that rank in the order is
+/// preempted: it keeps its tokens, loses its blocks and waits again at its place in the order. The
+/// first in the order is so never preempted for another and always makes progress.
+///
+/// Tenants: the next to be admitted is the first of the tenant for which the fewest tokens were
+/// computed, so that each gets its share of what is computed however much another one asks for, and
+/// priorities count among a tenant's own requests only. When blocks run out, the tenant whose
+/// request was the last to be admitted pays, with its own last sequence.
 ///
 /// n > 1: the first sequence runs alone until its prompt is computed; the others then find the
 /// prompt's full blocks in the prefix cache, and compute at most one block's worth of it again.
@@ -99,10 +106,10 @@ class Scheduler {
   RankUsage usage(int32_t rank) const;
   int32_t num_ranks() const { return static_cast<int32_t>(ranks_.size()); }
   bool HasWork() const;
-  int32_t num_waiting_sequences() const { return static_cast<int32_t>(waiting_.size()); }
+  int32_t num_waiting_sequences() const;
   int32_t num_running_sequences() const;
   /// Requests of which nothing has been scheduled yet.
-  int32_t num_queued_requests() const { return num_queued_requests_; }
+  WaitingLoad waiting_load() const;
 
  private:
   struct PlannedSlice {
@@ -122,11 +129,21 @@ class Scheduler {
     int64_t cost = 0;
   };
 
+  // The rest of a tenant's waiting sequences while some are admitted.
+  struct Cursor {
+    Tenant* tenant = nullptr;
+    std::set<Sequence*, ServedBefore>::iterator next;
+  };
+
+  static std::vector<Sequence*> DecodeOrder(const Rank& rank);
+  static std::vector<Sequence*> PrefillOrder(const Rank& rank);
   void PlanDecodes(Rank& rank);
   void PlanPrefills(Rank& rank);
-  bool MakeRoom(Rank& rank, Sequence& sequence);
+  bool MakeRoom(Rank& rank, Sequence& sequence, std::vector<Sequence*>& order);
   void Preempt(Rank& rank, Sequence& sequence);
   void AdmitWaiting(absl::Time now);
+  std::vector<Cursor> WaitingCursors();
+  void SkipThoseThatWaitForAnother(Cursor& cursor) const;
   bool WaitsForFirstSequence(const Sequence& sequence) const;
   std::optional<Admission> ChooseRank(const Sequence& sequence) const;
   std::optional<Admission> TryRank(int32_t rank_index, const Sequence& sequence) const;
@@ -148,10 +165,10 @@ class Scheduler {
   SchedulerOptions options_;
   std::vector<Rank> ranks_;
   absl::flat_hash_map<std::string, std::unique_ptr<ScheduledRequest>> requests_;  // by id
-  std::set<Sequence*, ServedBefore> waiting_;
+  Tenants tenants_;
   SchedulerCounters counters_;
-  int32_t num_queued_requests_ = 0;
   uint64_t last_arrival_number_ = 0;
+  uint64_t last_admission_number_ = 0;
   uint64_t last_sequence_id_ = 0;
   uint64_t last_step_id_ = 0;
   bool is_step_in_flight_ = false;

@@ -14,6 +14,7 @@
 namespace moed {
 
 struct ScheduledRequest;
+struct Tenant;
 
 enum class SequenceState : uint8_t { kWaiting, kRunning, kFinished };
 
@@ -44,7 +45,9 @@ struct Sequence {
 /// A request and its sequences inside the Scheduler.
 struct ScheduledRequest {
   const Request* request = nullptr;
+  Tenant* tenant = nullptr;  // of the Scheduler
   uint64_t arrival_number = 0;
+  uint64_t admission_number = 0;    // in the order of their first admissions; 0 = not yet
   int32_t max_tokens = 0;           // clipped to the model's context
   bool is_prompt_computed = false;  // by one of its sequences: the others can now find it cached
   RequestProgress progress;
@@ -59,8 +62,8 @@ inline int32_t Sequence::num_generated() const {
   return num_tokens() - static_cast<int32_t>(owner->request->prompt_token_ids.size());
 }
 
-/// The one order of the scheduler: who is served first, and, from its end, who is preempted first.
-/// Higher priority, then earlier arrival, then lower index.
+/// The order of a tenant's sequences: who is served first, and, from its end, who is preempted
+/// first. Higher priority, then earlier arrival, then lower index.
 struct ServedBefore {
   bool operator()(const Sequence* a, const Sequence* b) const {
     const auto key = [](const Sequence& s) {

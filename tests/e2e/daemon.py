@@ -43,12 +43,12 @@ from moed.v1 import admin_pb2, admin_pb2_grpc, inference_pb2, inference_pb2_grpc
 class Daemon:
     """One moed process on free ports. Use as a context manager."""
 
-    def __init__(self, *flags, ranks=2):
+    def __init__(self, *flags, ranks=2, listen="127.0.0.1:0"):
         self.dir = pathlib.Path(tempfile.mkdtemp(prefix="moed-e2e."))
         self.log = open(self.dir / "moed.log", "wb")
         ready = self.dir / "ready.json"
         self.process = subprocess.Popen(
-            [BIN / "moed", "--ranks", str(ranks), "--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0",
+            [BIN / "moed", "--ranks", str(ranks), "--listen", listen, "--metrics-listen", "127.0.0.1:0",
              "--ready-file", str(ready), *flags], stdout=self.log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
         wait_until(lambda: ready.exists() and ready.stat().st_size > 0 or self.process.poll() is not None, 120,
                    "moed did not become ready")

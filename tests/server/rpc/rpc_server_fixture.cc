@@ -29,6 +29,7 @@ void RpcServerFixture::StartServer(const TokenAuthenticator* authenticator) {
                         .loop = loop_,
                         .authenticator = authenticator,
                         .observer = observer_,
+                        .limits = limits_,
                         .ranks =
                             [] {
                               return std::vector<RankView>{

@@ -35,6 +35,7 @@ class RpcServerFixture : public ::testing::Test {
   int64_t max_pending_bytes_ = 1 << 20;
   absl::Duration unread_timeout_ = absl::Seconds(60);
   RpcObserver* observer_ = nullptr;
+  RpcLimits limits_;
   FakeStepLoop loop_;
   std::string directory_;
   std::unique_ptr<RpcServer> server_;

@@ -6,7 +6,9 @@
 #include <string>
 
 #include "absl/time/clock.h"
+#include "config/token_hash.h"
 #include "moed/v1/admin.grpc.pb.h"
+#include "server/rpc/rpc_methods.h"
 #include "tests/server/rpc/health_client.h"
 #include "tests/server/rpc/rpc_server_fixture.h"
 
@@ -239,10 +241,10 @@ class AuthenticatedServicesTest : public ServicesTest {
  protected:
   void SetUp() override {
     const std::string path = directory_ + "/tokens";
-    std::ofstream(path) << "open-sesame\n";
-    auto authenticator = TokenAuthenticator::Load(path);
+    std::ofstream(path) << "token somebody sha256:" << ToHex(HashToken("open-sesame")) << "\n";
+    auto authenticator = TokenAuthenticator::Load(path, RpcMethodNames());
     ASSERT_TRUE(authenticator.ok()) << authenticator.status();
-    authenticator_ = std::make_unique<TokenAuthenticator>(*std::move(authenticator));
+    authenticator_ = *std::move(authenticator);
     Start(authenticator_.get());
   }
 

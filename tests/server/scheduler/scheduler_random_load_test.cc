@@ -98,7 +98,8 @@ class RandomLoad {
     request.stopping.ignore_eos = Chance(4);
     if (Chance(2)) request.stopping.stop_token_ids = {Below(kEos)};
     request.priority = Below(3);
-    request.cache_salt = Chance(4) ? "tenant" : "";
+    request.tenant = Chance(2) ? "" : std::string(1, static_cast<char>('a' + Below(3)));
+    request.cache_salt = Chance(4) ? "salt" : "";
     request.bypass_prefix_cache = Chance(8);
     live->outputs.resize(request.num_sequences);
     ASSERT_TRUE(scheduler_.Add(request).ok());
@@ -184,7 +185,7 @@ class RandomLoad {
       scheduler_.Remove(live->request.id);
     }
     EXPECT_GT(num_complete, load_.num_requests / 4);
-    EXPECT_EQ(scheduler_.num_queued_requests(), 0);
+    EXPECT_EQ(scheduler_.waiting_load().all.num_requests, 0);
     for (int32_t rank = 0; rank < load_.num_ranks; ++rank) {
       EXPECT_EQ(scheduler_.usage(rank).num_free_blocks, load_.num_blocks);
       EXPECT_EQ(scheduler_.usage(rank).num_running_sequences, 0);

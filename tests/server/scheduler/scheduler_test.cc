@@ -397,13 +397,13 @@ TEST_F(SchedulerTest, QueuedRequestsAreThoseNeverScheduled) {
   Use(options);
   const Request a = MakeRequest("a", Tokens(3), 9), b = MakeRequest("b", Tokens(3), 9);
   Add(a), Add(b);
-  EXPECT_EQ(scheduler_->num_queued_requests(), 2);
+  EXPECT_EQ(scheduler_->waiting_load().all.num_requests, 2);
   Step();
-  EXPECT_EQ(scheduler_->num_queued_requests(), 1);
+  EXPECT_EQ(scheduler_->waiting_load().all.num_requests, 1);
   EXPECT_TRUE(scheduler_->progress("a").started());
   EXPECT_FALSE(scheduler_->progress("b").started());
   scheduler_->Remove("b");
-  EXPECT_EQ(scheduler_->num_queued_requests(), 0);
+  EXPECT_EQ(scheduler_->waiting_load().all.num_requests, 0);
 }
 
 TEST_F(SchedulerTest, ResultsThatDoNotFitTheStepAreRefused) {
