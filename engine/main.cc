@@ -12,6 +12,7 @@
 #include "config/base/status_macros.h"
 #include "config/logging.h"
 #include "config/model_config.h"
+#include "engine/comm/nccl_communicator.h"
 #include "engine/comm/shm_communicator.h"
 #include "engine/rpc/engine_config.h"
 #include "engine/rpc/engine_server.h"
@@ -20,9 +21,22 @@
 namespace moed {
 namespace {
 
-absl::StatusOr<std::unique_ptr<Communicator>> CreateCommunicator(const EngineConfig& config,
-                                                                 int shm_fd) {
-  if (config.placement.num_ranks == 1) return CreateSingleRankCommunicator();
+absl::StatusOr<std::unique_ptr<Communicator>> JoinNcclGroup(const EngineConfig& config,
+                                                            const LoadHooks& hooks,
+                                                            kernels::Backend& backend) {
+  std::string name;
+  if (config.rank == 0) {
+    MOED_ASSIGN_OR_RETURN(name, MakeNcclUniqueId(config.nccl_library));
+  }
+  MOED_ASSIGN_OR_RETURN(name, hooks.share_group_name(name));
+  return CreateNcclCommunicator(backend, {.library = config.nccl_library,
+                                          .unique_id = name,
+                                          .rank = config.rank,
+                                          .num_ranks = config.placement.num_ranks,
+                                          .timeout = config.exchange_timeout});
+}
+
+absl::StatusOr<std::unique_ptr<Communicator>> JoinShmGroup(const EngineConfig& config, int shm_fd) {
   if (shm_fd < 0) {
     return absl::FailedPreconditionError(
         "starting a rank of several: --shm-fd is missing, the ranks have nothing to exchange "
@@ -32,6 +46,15 @@ absl::StatusOr<std::unique_ptr<Communicator>> CreateCommunicator(const EngineCon
                                         .num_ranks = config.placement.num_ranks,
                                         .max_bytes_per_rank = config.max_exchange_bytes_per_rank,
                                         .timeout = config.exchange_timeout});
+}
+
+/// Memory of the host is shared; memory of devices goes through NCCL.
+absl::StatusOr<std::unique_ptr<Communicator>> CreateCommunicator(const EngineConfig& config,
+                                                                 const LoadHooks& hooks, int shm_fd,
+                                                                 kernels::Backend& backend) {
+  if (config.placement.num_ranks == 1) return CreateSingleRankCommunicator();
+  if (backend.op_stream() != nullptr) return JoinNcclGroup(config, hooks, backend);
+  return JoinShmGroup(config, shm_fd);
 }
 
 WeightLoaderOptions ToLoaderOptions(const EngineConfig& config, const LoadHooks& hooks) {
@@ -64,10 +87,10 @@ absl::StatusOr<std::unique_ptr<Engine>> CreateEngine(const EngineConfig& config,
   MOED_ASSIGN_OR_RETURN(const ModelConfig model, config.model_config_json.empty()
                                                      ? LoadModelConfig(config.model_dir)
                                                      : ParseModelConfig(config.model_config_json));
-  MOED_ASSIGN_OR_RETURN(std::unique_ptr<Communicator> communicator,
-                        CreateCommunicator(config, shm_fd));
   return LocalEngine::Create(model, config.placement, ToLoaderOptions(config, hooks),
-                             ToEngineOptions(config), std::move(communicator));
+                             ToEngineOptions(config), [&](kernels::Backend& backend) {
+                               return CreateCommunicator(config, hooks, shm_fd, backend);
+                             });
 }
 
 /// The daemon reads these lines, adds time and rank, and logs them at the level they start with.

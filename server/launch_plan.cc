@@ -5,7 +5,9 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/strip.h"
 #include "config/base/status_macros.h"
 #include "config/model_config.h"
 #include "engine/comm/shm_communicator.h"
@@ -85,13 +87,26 @@ absl::Status LoadModel(const DaemonConfig& config, LaunchPlan& plan) {
   return absl::OkStatus();
 }
 
+// "cpu"; "cuda": rank N on GPU N; "cuda:N": all ranks on one GPU, which is slow and for tests.
+absl::StatusOr<std::string> Device(const DaemonConfig& config) {
+  absl::string_view gpu = config.device;
+  uint32_t index = 0;
+  if (config.device == "cpu" || config.device == "cuda" ||
+      (absl::ConsumePrefix(&gpu, "cuda:") && absl::SimpleAtoi(gpu, &index))) {
+    return config.device;
+  }
+  return absl::InvalidArgumentError(
+      absl::StrFormat("device: expected cpu, cuda or cuda:N, got '%s'", config.device));
+}
+
 absl::Status FillEngineConfig(const DaemonConfig& config, LaunchPlan& plan) {
   EngineConfig& engine = plan.engine;
   engine.model_dir = plan.model_dir;
   engine.dummy_weights = config.load_format == "dummy";
   engine.dummy_seed = static_cast<uint64_t>(config.dummy_seed);
   engine.placement = plan.placement;
-  engine.device = config.device;
+  MOED_ASSIGN_OR_RETURN(engine.device, Device(config));
+  engine.nccl_library = config.nccl_library;
   MOED_ASSIGN_OR_RETURN(const EngineDType dtype, ParseEngineDType(config.dtype));
   engine.activation_dtype = dtype.activation;
   engine.weight_format = dtype.weights;

@@ -36,9 +36,10 @@ absl::StatusOr<std::span<const int32_t>> GatherTopkIds(const MoeContext& context
   const kernels::Buffer* ids = &workspace.topk_ids;
   if (context.communicator.num_ranks() > 1) {
     ids = &workspace.all_topk_ids;
-    MOED_RETURN_IF_ERROR(context.communicator.AllGatherV(
-        workspace.topk_ids.data(), workspace.send_bytes, ids->data(),
-        {.step_id = input.step_id, .layer = input.layer, .phase = "route"}));
+    const CollectiveTag tag = {.step_id = input.step_id, .layer = input.layer, .phase = "route"};
+    MOED_RETURN_IF_ERROR(context.communicator.AllGatherV(workspace.topk_ids.data(),
+                                                         workspace.send_bytes, ids->data(), tag));
+    MOED_RETURN_IF_ERROR(context.communicator.Finish(tag));
   }
   const size_t num_ids = static_cast<size_t>(bytes) / sizeof(int32_t);
   context.backend.CopyToHost(workspace.host_topk_ids.data(), ids->data(), bytes);

@@ -241,6 +241,7 @@ engine::v1::ConfigureRequest ToProto(const EngineConfig& config) {
   out.set_num_valid_tokens(config.num_valid_tokens);
   out.set_exchange_timeout_seconds(absl::ToDoubleSeconds(config.exchange_timeout));
   out.set_max_exchange_bytes_per_rank(config.max_exchange_bytes_per_rank);
+  out.set_nccl_library(config.nccl_library);
   return out;
 }
 
@@ -264,6 +265,7 @@ absl::StatusOr<EngineConfig> FromProto(const engine::v1::ConfigureRequest& reque
   out.rank = request.rank();
   out.device = request.device();
   out.instruction_set = request.instruction_set();
+  out.nccl_library = request.nccl_library();
   CopyLimits(request, out);
   return out;
 }

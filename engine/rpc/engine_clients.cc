@@ -8,6 +8,7 @@
 #include <grpcpp/security/credentials.h>
 #include <grpcpp/support/async_stream.h>
 
+#include <deque>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -55,8 +56,7 @@ class Link {
           absl::StrCat("sending to rank ", rank_, ": the message has ", request.ByteSizeLong(),
                        " bytes, at most ", kMaxEngineMessageBytes, " are allowed"));
     }
-    MOED_CHECK(!pending_.has_value());
-    pending_ = std::move(request);
+    pending_.push_back(std::move(request));
     WritePending();
     return absl::OkStatus();
   }
@@ -85,10 +85,10 @@ class Link {
 
  private:
   void WritePending() {
-    if (!can_write_ || !pending_.has_value()) return;
+    if (!can_write_ || pending_.empty()) return;
     can_write_ = false;
-    stream_->Write(*pending_, &write_tag_);
-    pending_.reset();
+    stream_->Write(pending_.front(), &write_tag_);
+    pending_.pop_front();
   }
 
   EngineEvent OnResponse() {
@@ -100,6 +100,8 @@ class Link {
       event.what = FromProto(response_.info());
     } else if (response_.has_result()) {
       event.what = FromProto(response_.result());
+    } else if (response_.has_group_name()) {
+      event.what = GroupName{response_.group_name().name()};
     }
     stream_->Read(&response_, &read_tag_);
     return event;
@@ -120,8 +122,8 @@ class Link {
   std::unique_ptr<
       grpc::ClientAsyncReaderWriter<engine::v1::EngineRequest, engine::v1::EngineResponse>>
       stream_;
-  bool can_write_ = false;  // started, and no write is under way
-  std::optional<engine::v1::EngineRequest> pending_;
+  bool can_write_ = false;                         // started, and no write is under way
+  std::deque<engine::v1::EngineRequest> pending_;  // not written yet, in order
   engine::v1::EngineResponse response_;
   grpc::Status status_;
 };
@@ -180,6 +182,12 @@ EngineClients::~EngineClients() = default;
 absl::Status EngineClients::SendConfig(int32_t rank, const EngineConfig& config) {
   engine::v1::EngineRequest request;
   *request.mutable_configure() = ToProto(config);
+  return impl_->link(rank).Send(std::move(request));
+}
+
+absl::Status EngineClients::SendGroupName(int32_t rank, const GroupName& group) {
+  engine::v1::EngineRequest request;
+  request.mutable_group_name()->set_name(group.name);
   return impl_->link(rank).Send(std::move(request));
 }
 

@@ -20,10 +20,15 @@ struct LoadProgress {
   int64_t total_bytes = 0;
 };
 
+/// The name of the group of ranks, from rank 0, for all others.
+struct GroupName {
+  std::string name;
+};
+
 /// One thing that an engine said. A Status (never OK) is the last: its session is over.
 struct EngineEvent {
   int32_t rank = 0;
-  std::variant<LoadProgress, EngineInfo, StepResult, absl::Status> what;
+  std::variant<LoadProgress, EngineInfo, StepResult, absl::Status, GroupName> what;
 };
 
 /// The daemon's end of the wire to all engines of a group: one session with each.
@@ -42,6 +47,7 @@ class EngineClients {
   /// Sends without waiting. INVALID_ARGUMENT for a message that is too long; a broken session shows
   /// as an event instead.
   absl::Status SendConfig(int32_t rank, const EngineConfig& config);
+  absl::Status SendGroupName(int32_t rank, const GroupName& group);
   absl::Status SendPlan(int32_t rank, const StepPlan& plan);
 
   /// The next event of any rank; nothing when there was none within `timeout`.

@@ -38,6 +38,7 @@ struct EngineConfig {
   int32_t num_valid_tokens = 0;                         // 0 = the model's vocab_size
   absl::Duration exchange_timeout = absl::Seconds(30);  // of one collective call
   int64_t max_exchange_bytes_per_rank = 0;
+  std::string nccl_library;  // that ranks on GPUs exchange rows through; "" = libnccl.so.2
 
   bool operator==(const EngineConfig&) const = default;
 };
@@ -46,6 +47,10 @@ struct EngineConfig {
 struct LoadHooks {
   std::function<void(int64_t done_bytes, int64_t total_bytes)> progress;
   std::function<bool()> cancelled;
+  /// Tells all ranks what rank 0 calls their group: rank 0 passes a name and gets it back, every
+  /// other rank passes "" and waits. To be called at most once, by all ranks or by none. CANCELLED
+  /// when the session ends before.
+  std::function<absl::StatusOr<std::string>(const std::string& own_name)> share_group_name;
 };
 
 /// Loads the engine that a config describes.

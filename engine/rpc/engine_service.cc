@@ -33,6 +33,22 @@ class ProgressWriter {
   int64_t next_bytes_ = 0;
 };
 
+/// LoadHooks::share_group_name over the session's stream.
+absl::StatusOr<std::string> ShareGroupName(const std::string& own_name,
+                                           EngineService::Stream& stream) {
+  if (!own_name.empty()) {
+    engine::v1::EngineResponse response;
+    response.mutable_group_name()->set_name(own_name);
+    if (!stream.Write(response)) return StreamClosed();
+    return own_name;
+  }
+  engine::v1::EngineRequest request;
+  if (!stream.Read(&request)) return StreamClosed();
+  if (request.has_group_name()) return request.group_name().name();
+  return absl::InvalidArgumentError(
+      "joining the group of ranks: the daemon sent another message than its name");
+}
+
 absl::Status RunStep(Engine& engine, const engine::v1::EngineRequest& request,
                      EngineService::Stream& stream) {
   if (!request.has_plan()) {
@@ -82,7 +98,9 @@ absl::StatusOr<std::unique_ptr<Engine>> EngineService::Configure(grpc::ServerCon
   ProgressWriter writer(stream);
   const LoadHooks hooks{
       .progress = [&writer](int64_t done, int64_t total) { writer.Report(done, total); },
-      .cancelled = [&context] { return context.IsCancelled(); }};
+      .cancelled = [&context] { return context.IsCancelled(); },
+      .share_group_name =
+          [&stream](const std::string& own_name) { return ShareGroupName(own_name, stream); }};
   return factory_(config, hooks);
 }
 

@@ -31,6 +31,9 @@ struct EngineParts {
 class LocalEngineImpl final : public LocalEngine {
  public:
   explicit LocalEngineImpl(EngineParts parts) : parts_(std::move(parts)) {}
+  /// The group is left first: memory is freed when the device is idle, which it never is while it
+  /// waits for a rank that is gone.
+  ~LocalEngineImpl() override { parts_.communicator.reset(); }
 
   absl::Status Load(const WeightLoaderOptions& loader, const LocalEngineOptions& options);
 
@@ -142,16 +145,18 @@ absl::StatusOr<StepResult> LocalEngineImpl::Run(const StepPlan& plan) {
 
 absl::StatusOr<std::unique_ptr<Engine>> LocalEngine::Create(
     const ModelConfig& config, const ExpertPlacement& placement, const WeightLoaderOptions& loader,
-    const LocalEngineOptions& options, std::unique_ptr<Communicator> communicator) {
+    const LocalEngineOptions& options, const CommunicatorFactory& make_communicator) {
   MOED_ASSIGN_OR_RETURN(const StepLimits limits,
                         ResolveStepLimits(config, placement, loader.rank, options));
+  MOED_ASSIGN_OR_RETURN(std::unique_ptr<kernels::Backend> backend,
+                        kernels::CreateBackend(options.backend));
+  MOED_RETURN_IF_ERROR(backend->CheckHeadDim(config.head_dim));
+  MOED_ASSIGN_OR_RETURN(std::unique_ptr<Communicator> communicator, make_communicator(*backend));
   if (communicator->rank() != limits.rank || communicator->num_ranks() != limits.num_ranks) {
     return absl::InvalidArgumentError(absl::StrCat(
         "engine is rank ", limits.rank, " of ", limits.num_ranks, ", but its communicator is rank ",
         communicator->rank(), " of ", communicator->num_ranks()));
   }
-  MOED_ASSIGN_OR_RETURN(std::unique_ptr<kernels::Backend> backend,
-                        kernels::CreateBackend(options.backend));
   auto engine =
       std::make_unique<LocalEngineImpl>(EngineParts{.config = config,
                                                     .placement = placement,

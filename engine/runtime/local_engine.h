@@ -28,15 +28,20 @@ struct LocalEngineOptions {
       0;  // ids from here on have no token and are never sampled; 0 = vocab_size
 };
 
+/// Makes the communicator of a rank, whose calls work on memory of the rank's backend.
+using CommunicatorFactory =
+    std::function<absl::StatusOr<std::unique_ptr<Communicator>>(kernels::Backend& backend)>;
+
 /// The engine of one rank: weights, KV memory, forward pass, sampling. See engine/api/engine.h.
 class LocalEngine : public Engine {
  public:
-  /// Loads the weights of loader.rank and allocates all memory. The communicator is owned.
+  /// Opens the device, joins the group of ranks, loads the weights of loader.rank and allocates all
+  /// memory.
   static absl::StatusOr<std::unique_ptr<Engine>> Create(const ModelConfig& config,
                                                         const ExpertPlacement& placement,
                                                         const WeightLoaderOptions& loader,
                                                         const LocalEngineOptions& options,
-                                                        std::unique_ptr<Communicator> communicator);
+                                                        const CommunicatorFactory& communicator);
 };
 
 /// Bytes a rank would need for one configuration, computed without loading weights (for `moed

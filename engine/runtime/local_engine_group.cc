@@ -69,8 +69,13 @@ struct RankRecipe {
   int64_t max_bytes_per_rank = 0;
 };
 
-absl::StatusOr<std::unique_ptr<Communicator>> MakeCommunicator(const RankRecipe& recipe) {
+absl::StatusOr<std::unique_ptr<Communicator>> MakeCommunicator(const RankRecipe& recipe,
+                                                               kernels::Backend& backend) {
   if (recipe.segment_fd < 0) return CreateSingleRankCommunicator();
+  if (backend.op_stream() != nullptr) {
+    return absl::UnimplementedError(absl::StrCat("engine group: ranks on ", backend.device(),
+                                                 " need a process each, as moed gives them"));
+  }
   return CreateShmCommunicator(recipe.segment_fd, {.rank = recipe.rank,
                                                    .num_ranks = recipe.options->placement.num_ranks,
                                                    .max_bytes_per_rank = recipe.max_bytes_per_rank,
@@ -83,9 +88,9 @@ absl::StatusOr<std::unique_ptr<Engine>> MakeEngine(const RankRecipe& recipe) {
   loader.rank = recipe.rank;
   LocalEngineOptions engine = options.engine;
   if (!options.cpus_per_rank.empty()) engine.backend.cpus = options.cpus_per_rank[recipe.rank];
-  MOED_ASSIGN_OR_RETURN(std::unique_ptr<Communicator> communicator, MakeCommunicator(recipe));
-  return LocalEngine::Create(options.config, options.placement, loader, engine,
-                             std::move(communicator));
+  return LocalEngine::Create(
+      options.config, options.placement, loader, engine,
+      [&recipe](kernels::Backend& backend) { return MakeCommunicator(recipe, backend); });
 }
 
 absl::Status CheckRanks(const LocalEngineGroupOptions& options) {

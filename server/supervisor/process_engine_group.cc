@@ -146,11 +146,17 @@ absl::Status ProcessEngineGroup::Spawn() {
   return cancelled_ ? Cancelled() : absl::OkStatus();
 }
 
+EngineConfig ProcessEngineGroup::ConfigOfRank(int32_t rank) const {
+  EngineConfig config = options_.engine;
+  config.rank = rank;
+  if (config.device == "cuda") absl::StrAppend(&config.device, ":", rank);
+  return config;
+}
+
 absl::Status ProcessEngineGroup::SendConfigs() {
   const std::vector<std::vector<int32_t>> cpus = ChooseCpus(options_.engine);
   for (int32_t rank = 0; rank < num_ranks(); ++rank) {
-    EngineConfig config = options_.engine;
-    config.rank = rank;
+    EngineConfig config = ConfigOfRank(rank);
     config.cpus = cpus[static_cast<size_t>(rank)];
     MOED_RETURN_IF_ERROR(clients().SendConfig(rank, config));
   }
@@ -172,16 +178,33 @@ absl::Status ProcessEngineGroup::AwaitInfos() {
     if (const auto* status = std::get_if<absl::Status>(&event->what)) {
       return FindCause({event->rank, *status});
     }
-    if (const auto* progress = std::get_if<LoadProgress>(&event->what)) {
-      OnProgress(event->rank, *progress, logs[rank]);
-    } else if (auto* info = std::get_if<EngineInfo>(&event->what)) {
-      MOED_RETURN_IF_ERROR(OnInfo(event->rank, *info));
-      infos[rank] = std::move(*info);
-    } else {
-      return absl::InternalError(absl::StrCat("rank ", rank, " sent a result while loading"));
-    }
+    MOED_RETURN_IF_ERROR(OnLoadEvent(*event, logs[rank]));
+    if (auto* info = std::get_if<EngineInfo>(&event->what)) infos[rank] = std::move(*info);
   }
   infos_ = TakeAll(std::move(infos));
+  return absl::OkStatus();
+}
+
+absl::Status ProcessEngineGroup::OnLoadEvent(const EngineEvent& event, LoadProgressLog& log) {
+  if (const auto* progress = std::get_if<LoadProgress>(&event.what)) {
+    OnProgress(event.rank, *progress, log);
+    return absl::OkStatus();
+  }
+  if (const auto* group = std::get_if<GroupName>(&event.what))
+    return OnGroupName(event.rank, *group);
+  if (const auto* info = std::get_if<EngineInfo>(&event.what)) return OnInfo(event.rank, *info);
+  return absl::InternalError(absl::StrCat("rank ", event.rank, " sent a result while loading"));
+}
+
+/// Rank 0 waits for the others: they join what it has named.
+absl::Status ProcessEngineGroup::OnGroupName(int32_t rank, const GroupName& group) {
+  if (rank != 0) {
+    return absl::InternalError(
+        absl::StrCat("rank ", rank, " named the group of ranks, expected rank 0 to"));
+  }
+  for (int32_t other = 1; other < num_ranks(); ++other) {
+    MOED_RETURN_IF_ERROR(clients().SendGroupName(other, group));
+  }
   return absl::OkStatus();
 }
 
@@ -197,9 +220,7 @@ void ProcessEngineGroup::OnProgress(int32_t rank, const LoadProgress& progress,
 }
 
 absl::Status ProcessEngineGroup::OnInfo(int32_t rank, const EngineInfo& info) {
-  EngineConfig config = options_.engine;
-  config.rank = rank;
-  MOED_RETURN_IF_ERROR(Annotate(absl::StrCat("rank ", rank), CheckInfo(config, info)));
+  MOED_RETURN_IF_ERROR(Annotate(absl::StrCat("rank ", rank), CheckInfo(ConfigOfRank(rank), info)));
   SPDLOG_INFO(
       "event=engine_ready rank={} device={} instruction_set={} dtype={} threads={} "
       "weight_bytes={} kv_bytes={} blocks={}",

@@ -25,7 +25,8 @@ namespace moed {
 struct ProcessEngineGroupOptions {
   std::string engine_binary;             // empty = moed-engine beside this program
   std::vector<std::string> engine_args;  // more flags for every engine, e.g. --log-level=debug
-  /// Of every rank; placement.num_ranks engines are started. `rank` and `cpus` are filled in.
+  /// Of every rank; placement.num_ranks engines are started. `rank` and `cpus` are filled in, and
+  /// device "cuda" becomes "cuda:RANK".
   EngineConfig engine;
   absl::Duration load_timeout = absl::Minutes(60);  // of Start, from the fork to the last weight
   absl::Duration step_timeout = absl::Seconds(30);  // longer than engine.exchange_timeout
@@ -73,12 +74,15 @@ class ProcessEngineGroup final : public EngineGroup {
   };
 
   int32_t num_ranks() const { return options_.engine.placement.num_ranks; }
+  EngineConfig ConfigOfRank(int32_t rank) const;
 
   absl::Status StartEngines();
   absl::Status Spawn();
   absl::Status SendConfigs();
   absl::Status AwaitInfos();
+  absl::Status OnLoadEvent(const EngineEvent& event, LoadProgressLog& log);
   void OnProgress(int32_t rank, const LoadProgress& progress, LoadProgressLog& log);
+  absl::Status OnGroupName(int32_t rank, const GroupName& group);
   absl::Status OnInfo(int32_t rank, const EngineInfo& info);
   void StopEngines(absl::Duration patience);
 

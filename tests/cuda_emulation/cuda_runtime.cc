@@ -12,6 +12,11 @@ using namespace cuda_emulation;
 
 namespace {
 
+/// All are the one device: processes that stand for ranks each use a number of their own.
+constexpr int kNumDevices = 8;
+
+bool IsDevice(int device) { return device >= 0 && device < kNumDevices; }
+
 bool IsPinned(const void* pointer, size_t bytes) {
   const auto address = reinterpret_cast<uintptr_t>(pointer);
   const auto& pinned = TheDevice().pinned;
@@ -80,13 +85,13 @@ cudaError_t cudaGetLastError() {
 
 cudaError_t cudaGetDeviceCount(int* count) {
   Call call;
-  *count = 1;
+  *count = kNumDevices;
   return call.Return(cudaSuccess);
 }
 
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
   Call call;
-  if (device != 0) return call.Return(cudaErrorInvalidDevice);
+  if (!IsDevice(device)) return call.Return(cudaErrorInvalidDevice);
   *properties = {};
   std::snprintf(properties->name, sizeof(properties->name), "emulated");
   properties->totalGlobalMem = call.device().memory.limit_bytes();
@@ -100,7 +105,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
 
 cudaError_t cudaSetDevice(int device) {
   Call call;
-  return call.Return(device == 0 ? cudaSuccess : cudaErrorInvalidDevice);
+  return call.Return(IsDevice(device) ? cudaSuccess : cudaErrorInvalidDevice);
 }
 
 cudaError_t cudaDeviceSynchronize() {
@@ -122,12 +127,12 @@ cudaError_t cudaMemGetInfo(size_t* free_bytes, size_t* total_bytes) {
 
 cudaError_t cudaMalloc(void** pointer, size_t bytes) {
   Call call;
+  if (IsCapturing()) return call.Return(cudaErrorStreamCaptureUnsupported);
   *pointer = bytes == 0 ? nullptr : call.device().memory.Allocate(bytes);
   const bool failed = bytes > 0 && *pointer == nullptr;
   return call.Return(failed ? cudaErrorMemoryAllocation : cudaSuccess);
 }
 
-  if (IsCapturing()) return call.Return(cudaErrorStreamCaptureUnsupported);
 cudaError_t cudaFree(void* pointer) {
   Call call;
   if (IsCapturing()) return call.Return(cudaErrorStreamCaptureUnsupported);
@@ -139,13 +144,13 @@ cudaError_t cudaFree(void* pointer) {
 
 cudaError_t cudaMallocHost(void** pointer, size_t bytes) {
   Call call;
+  const cudaError_t wanted = call.device().pinned_memory_error;
+  if (wanted != cudaSuccess) return call.Return(wanted);
   if (posix_memalign(pointer, 256, bytes) != 0) return call.Return(cudaErrorMemoryAllocation);
   call.device().pinned[reinterpret_cast<uintptr_t>(*pointer)] = bytes;
   return call.Return(cudaSuccess);
 }
 
-  const cudaError_t wanted = call.device().pinned_memory_error;
-  if (wanted != cudaSuccess) return call.Return(wanted);
 cudaError_t cudaFreeHost(void* pointer) {
   Call call;
   DrainAll();
@@ -170,13 +175,13 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpy
                             cudaStream_t stream) {
   Call call;
   if (bytes == 0) return call.Return(cudaSuccess);
+  const cudaError_t wanted = call.device().copy_error;
+  if (wanted != cudaSuccess) return call.Return(wanted);
   if (!SidesAreValid(to, from, bytes, kind)) return call.Return(cudaErrorInvalidValue);
   const auto copy = [to, bytes](const void* source) {
     Touch([&] { std::memcpy(to, source, bytes); });
   };
   const bool pageable = kind == cudaMemcpyHostToDevice && !IsPinned(from, bytes);
-  const cudaError_t wanted = call.device().copy_error;
-  if (wanted != cudaSuccess) return call.Return(wanted);
   if (pageable && Resolve(stream).capture == nullptr) {  // the host may overwrite it at once
     const char* bytes_of = static_cast<const char*>(from);
     auto staged = std::make_shared<std::vector<char>>(bytes_of, bytes_of + bytes);
@@ -313,12 +318,12 @@ cudaError_t cudaGraphInstantiate(cudaGraphExec_t* exec, cudaGraph_t graph, unsig
 
 cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream) {
   Call call;
+  ++call.device().graph_launches;
   for (const Work& work : exec->work) Enqueue(stream, work);
   return call.Return(cudaSuccess);
 }
 
 cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
-  ++call.device().graph_launches;
   Call call;
   delete graph;
   return call.Return(cudaSuccess);

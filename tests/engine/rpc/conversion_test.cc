@@ -59,7 +59,8 @@ EngineConfig FullConfig() {
           .max_model_len = 1000,
           .num_valid_tokens = 500,
           .exchange_timeout = absl::Milliseconds(1500),
-          .max_exchange_bytes_per_rank = int64_t{1} << 35};
+          .max_exchange_bytes_per_rank = int64_t{1} << 35,
+          .nccl_library = "/lib/nccl.so"};
 }
 
 TEST(ConversionTest, APlanComesBackAsItWas) {

@@ -21,7 +21,7 @@ using ::testing::HasSubstr;
 
 absl::StatusOr<std::unique_ptr<Engine>> CreateTiny(const LocalEngineGroupOptions& options) {
   return LocalEngine::Create(options.config, options.placement, options.loader, options.engine,
-                             CreateSingleRankCommunicator());
+                             [](kernels::Backend&) { return CreateSingleRankCommunicator(); });
 }
 
 StepPlan PlanOf(std::vector<int32_t> tokens) {
@@ -265,13 +265,13 @@ TEST(LocalEngineTest, NamesTheMissingPeerAndThenRefusesToGoOn) {
   ASSERT_TRUE(max_bytes.ok()) << max_bytes.status();
   const auto segment = CreateShmSegment(2, *max_bytes);
   ASSERT_TRUE(segment.ok()) << segment.status();
-  auto communicator = CreateShmCommunicator(segment->get(), {.rank = 0,
-                                                             .num_ranks = 2,
-                                                             .max_bytes_per_rank = *max_bytes,
-                                                             .timeout = absl::Milliseconds(50)});
-  ASSERT_TRUE(communicator.ok()) << communicator.status();
-  const auto engine = LocalEngine::Create(options.config, options.placement, options.loader,
-                                          options.engine, *std::move(communicator));
+  const auto engine = LocalEngine::Create(
+      options.config, options.placement, options.loader, options.engine, [&](kernels::Backend&) {
+        return CreateShmCommunicator(segment->get(), {.rank = 0,
+                                                      .num_ranks = 2,
+                                                      .max_bytes_per_rank = *max_bytes,
+                                                      .timeout = absl::Milliseconds(50)});
+      });
   ASSERT_TRUE(engine.ok()) << engine.status();
 
   StepPlan plan = PlanOf({1, 2});
