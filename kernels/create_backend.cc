@@ -22,4 +22,6 @@ absl::StatusOr<std::unique_ptr<Backend>> CreateBackend(const BackendOptions& opt
                                                  options.device, "\", expected ", expected));
 }
 
+bool KeepsFp8(const BackendOptions& options) { return absl::StartsWith(options.device, "cuda"); }
+
 }  // namespace moed::kernels

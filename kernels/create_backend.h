@@ -22,4 +22,8 @@ struct BackendOptions {
 /// that the device has not; NOT_FOUND where fast numerics find no cuBLAS.
 absl::StatusOr<std::unique_ptr<Backend>> CreateBackend(const BackendOptions& options);
 
+/// Whether that backend keeps block-scaled fp8 matrices so; otherwise they become what kStored
+/// says.
+bool KeepsFp8(const BackendOptions& options);
+
 }  // namespace moed::kernels

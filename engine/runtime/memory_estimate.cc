@@ -21,12 +21,16 @@ absl::StatusOr<int64_t> MoeBytes(const ModelConfig& config, const ExpertPlacemen
                            options.backend.activation_dtype);
 }
 
-/// The type of matrices that the backend keeps as stored: bf16 activations round them all, f32 ones
-/// keep those that are stored as bf16.
+/// The type of matrices that the backend keeps as stored: bf16 activations round them all, except
+/// for fp8 where it is kept; f32 ones keep those that are stored as bf16.
 absl::StatusOr<DType> StoredDType(const ModelConfig& config, const WeightLoaderOptions& loader,
-                                  DType activation_dtype) {
-  if (activation_dtype == DType::kBF16) return DType::kBF16;
-  return StoredMatrixDType(config, loader);
+                                  const kernels::BackendOptions& backend) {
+  const bool is_f32 = backend.activation_dtype == DType::kF32;
+  const bool keeps_fp8 = config.fp8_weights && kernels::KeepsFp8(backend);
+  if (!is_f32 && !keeps_fp8) return DType::kBF16;
+  MOED_ASSIGN_OR_RETURN(const DType stored, StoredMatrixDType(config, loader));
+  if (stored == DType::kF8E4M3) return keeps_fp8 ? stored : DType::kF32;
+  return is_f32 ? stored : DType::kBF16;
 }
 
 }  // namespace
@@ -74,7 +78,7 @@ absl::StatusOr<EngineMemory> EstimateMemory(const ModelConfig& config,
                         ResolveStepLimits(config, placement, rank, options));
   const DType act = options.backend.activation_dtype;
   EngineMemory memory;
-  MOED_ASSIGN_OR_RETURN(const DType stored_dtype, StoredDType(config, loader, act));
+  MOED_ASSIGN_OR_RETURN(const DType stored_dtype, StoredDType(config, loader, options.backend));
   MOED_ASSIGN_OR_RETURN(
       memory.weight_bytes,
       WeightBytes(config, placement,

@@ -13,6 +13,10 @@ constexpr uint64_t kScaleBytes = 2;  // bf16
 bool IsVector(WeightRole role) { return role == WeightRole::kNorm || role == WeightRole::kBias; }
 
 uint64_t RowBytes(uint64_t cols, WeightFormat format, DType stored_dtype) {
+  if (format == WeightFormat::kStored && stored_dtype == DType::kF8E4M3) {
+    const uint64_t block = kernels::kScaleBlock;
+    return cols + (cols + block - 1) / block * sizeof(float);
+  }
   const uint64_t num_groups = (cols + kGroup - 1) / kGroup;
   switch (format) {
     case WeightFormat::kInt8:
@@ -47,7 +51,8 @@ WeightFormat FormatRule::Of(WeightRole role) const {
 }
 
 std::optional<uint64_t> FormatRule::Bytes(const MatrixRef& ref, DType stored_dtype) const {
-  const DType dtype = IsVector(ref.role) ? DType::kF32 : stored_dtype;
+  DType dtype = IsVector(ref.role) ? DType::kF32 : stored_dtype;
+  if (dtype == DType::kF8E4M3 && !IsProjection(ref.role)) dtype = DType::kBF16;
   return CheckedMul(static_cast<uint64_t>(ref.rows),
                     RowBytes(static_cast<uint64_t>(ref.cols), Of(ref.role), dtype));
 }

@@ -221,10 +221,13 @@ absl::StatusOr<DType> StoredMatrixDType(const ModelConfig& config,
                                         const WeightLoaderOptions& options) {
   if (options.format == LoadFormat::kDummy) return DType::kBF16;
   MOED_ASSIGN_OR_RETURN(const StoredModel model, OpenModel(config, options.model_dir));
-  bool all_bf16 = true;
+  bool all_bf16 = true, all_fp8 = model.tensors.fp8_weights;
   ForEachMatrix(model.tensors, [&](const MatrixRef& ref) {
-    all_bf16 &= IsVector(ref) || model.checkpoint.Find(ref.tensor)->info->dtype == DType::kBF16;
+    const std::optional<DType> dtype = model.checkpoint.Find(ref.tensor)->info->dtype;
+    all_bf16 &= IsVector(ref) || dtype == DType::kBF16;
+    if (IsProjection(ref.role)) all_fp8 &= dtype == DType::kF8E4M3;
   });
+  if (all_fp8) return DType::kF8E4M3;
   return all_bf16 ? DType::kBF16 : DType::kF32;
 }
 

@@ -36,8 +36,9 @@ absl::StatusOr<ModelWeights> LoadWeights(const ModelConfig& config,
                                          const WeightLoaderOptions& options,
                                          kernels::Backend& backend);
 
-/// BF16 if every matrix that LoadWeights would read is stored so (as dummy weights are), else F32:
-/// a backend that keeps what is stored keeps anything else as F32. Reads the headers of the files
+/// BF16 if every matrix that LoadWeights would read is stored so (as dummy weights are), F8E4M3 if
+/// all projections of layers are; else F32: a backend that keeps what is stored keeps anything else
+/// as F32. Reads the headers of the files
 /// only; fails as LoadWeights does. Norms and biases do not count.
 absl::StatusOr<DType> StoredMatrixDType(const ModelConfig& config,
                                         const WeightLoaderOptions& options);
@@ -45,7 +46,9 @@ absl::StatusOr<DType> StoredMatrixDType(const ModelConfig& config,
 struct WeightBytesParams {
   int32_t rank = 0;
   kernels::WeightFormat format = kernels::WeightFormat::kStored;  // as in WeightLoaderOptions
-  DType stored_dtype = DType::kBF16;  // of the matrices that are kept as stored
+  /// Of the matrices that are kept as stored; kF8E4M3: the projections of layers are kept so,
+  /// others as bf16.
+  DType stored_dtype = DType::kBF16;
 };
 
 /// Bytes of weights that `rank` would hold, without the padding of rows, computed from the config

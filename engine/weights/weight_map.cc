@@ -232,6 +232,7 @@ void VisitLayer(const LayerTensors& layer, const std::function<void(const Matrix
 
 ModelTensors MapTensors(const ModelConfig& config, const Exists& exists) {
   ModelTensors tensors;
+  tensors.fp8_weights = config.fp8_weights;
   tensors.embedding = Matrix("model.embed_tokens.weight", config.vocab_size, config.hidden_size,
                              WeightRole::kEmbedding);
   tensors.final_norm = Vector("model.norm.weight", config.hidden_size, WeightRole::kNorm);

@@ -21,6 +21,11 @@ enum class WeightRole : uint8_t {
   kHead,    // of its own, not tied to the embedding
 };
 
+/// A matrix of a layer's attention or experts.
+constexpr bool IsProjection(WeightRole role) {
+  return role == WeightRole::kInput || role == WeightRole::kOutput;
+}
+
 /// Rows of a stored tensor, seen as the matrix [product of all sizes but the last, last size].
 struct MatrixRef {
   std::string tensor;
@@ -61,6 +66,7 @@ struct ModelTensors {
   MatrixRef final_norm;
   std::optional<MatrixRef> lm_head;  // unset when tied to the embedding
   std::vector<LayerTensors> layers;
+  bool fp8_weights = false;  // as in ModelConfig
 };
 
 /// Names every tensor of a model. Experts may be stored in several layouts (one tensor each, or all

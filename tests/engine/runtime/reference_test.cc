@@ -97,6 +97,7 @@ struct Case {
   std::string model;
   DType dtype = DType::kF32;
   std::string instruction_set;  // "" = the best of this machine
+  std::string device = "cpu";
   kernels::WeightFormat weights = kernels::WeightFormat::kStored;
 
   EngineDType engine_dtype() const { return {dtype, weights}; }
@@ -104,9 +105,36 @@ struct Case {
 
 void PrintTo(const Case& c, std::ostream* out) {
   *out << c.model << " in " << Name(c.engine_dtype()) << " with "
-       << (c.instruction_set.empty() ? "the best kernels" : c.instruction_set);
+       << (c.instruction_set.empty() ? "the best kernels" : c.instruction_set) << " on "
+       << c.device;
 }
 
+#ifdef MOED_EMULATED_CUDA
+/// One model for each way of storing weights, and those whose heads or experts are odd.
+std::vector<std::string> ModelsForTheEmulation() {
+  return {"granitemoe_fused", "mixtral_basic",       "olmoe_clip_and_bias",
+          "qwen3_moe_fp8",    "qwen3_moe_fp8_fused", "qwen2_moe_dense_layers"};
+}
+
+std::vector<Case> Cases() {
+  std::vector<Case> cases;
+  for (const std::string& model : ModelsForTheEmulation()) {
+    cases.push_back({.model = model, .dtype = DType::kBF16, .device = "cuda:0"});
+  }
+  return cases;
+}
+
+std::vector<Case> IntegerCases() {
+  std::vector<Case> cases;
+  for (const std::string& model : ModelsForTheEmulation()) {
+    for (auto format : {kernels::WeightFormat::kInt8, kernels::WeightFormat::kInt4}) {
+      cases.push_back(
+          {.model = model, .dtype = DType::kBF16, .device = "cuda:0", .weights = format});
+    }
+  }
+  return cases;
+}
+#else
 std::vector<Case> Cases() {
   std::vector<Case> cases;
   for (const std::string& model : ModelNames()) {
@@ -125,17 +153,23 @@ std::vector<Case> IntegerCases() {
   for (const std::string& model : ModelNames()) {
     for (auto format : {kernels::WeightFormat::kInt8, kernels::WeightFormat::kInt4}) {
       for (const char* instruction_set : {"", "portable", "avx2", "avx512", "avx512_vnni"}) {
-        cases.push_back({model, DType::kBF16, instruction_set, format});
+        cases.push_back({.model = model,
+                         .dtype = DType::kBF16,
+                         .instruction_set = instruction_set,
+                         .weights = format});
       }
     }
   }
   return cases;
 }
+#endif
 
 std::string NameOf(const ::testing::TestParamInfo<Case>& info) {
   const Case& c = info.param;
   return absl::StrCat(c.model, "_", std::string(Name(c.engine_dtype())), "_",
-                      c.instruction_set.empty() ? "best" : c.instruction_set);
+                      c.device != "cpu"           ? "cuda"
+                      : c.instruction_set.empty() ? "best"
+                                                  : c.instruction_set);
 }
 
 class ReferenceTest : public ::testing::TestWithParam<Case> {
@@ -143,8 +177,8 @@ class ReferenceTest : public ::testing::TestWithParam<Case> {
   void SetUp() override {
     const Case& c = GetParam();
     const std::string dir = ModelsDir() + "/" + c.model;
-    kernels::BackendOptions backend = {.activation_dtype = c.dtype,
-                                       .instruction_set = c.instruction_set};
+    kernels::BackendOptions backend = {
+        .device = c.device, .activation_dtype = c.dtype, .instruction_set = c.instruction_set};
     if (absl::IsInvalidArgument(kernels::CreateBackend(backend).status())) {
       GTEST_SKIP() << "this machine or build has no " << c.instruction_set;
     }

@@ -47,19 +47,22 @@ SMALLEST_GAP = 0.01  # between the two best logits of a greedy step, in standard
 
 
 def model(model_type, *, dtype="bfloat16", layout="per_expert", moe_prefix=None, spelling=4,
-          shards=1, rope=None, absent=(), generation=None, embedding_scale=1.0, **config):
+          shards=1, rope=None, absent=(), generation=None, embedding_scale=1.0, fp8_scales=None,
+          **config):
     """An entry of MODELS; `config` overrides BASE.
 
     layout: per_expert (A, A', E of published files), fused (B), fused_dot_weight (B, .weight).
     moe_prefix: renames the module `mlp` or `block_sparse_moe` of fused layouts.
     spelling: 4 or 5, the transformers version whose config keys are used.
     absent: config keys to leave out.
+    fp8_scales: projections are stored as e4m3 with scales of this type for blocks of 128 x 128.
     embedding_scale: small beside what the layers add where the head is tied, or each token predicts
         itself.
     """
     return dict(model_type=model_type, dtype=dtype, layout=layout, moe_prefix=moe_prefix,
                 spelling=spelling, shards=shards, rope=rope or {}, absent=absent,
-                generation=generation or {}, embedding_scale=embedding_scale, config=config)
+                generation=generation or {}, embedding_scale=embedding_scale, fp8_scales=fp8_scales,
+                config=config)
 
 
 LLAMA3 = dict(rope_type="llama3", rope_theta=1e4, factor=4.0, low_freq_factor=1.0,
@@ -87,6 +90,13 @@ MODELS = {
     "qwen3_moe_sharded": model(
         "qwen3_moe", shards=3, num_experts=6, num_experts_per_tok=2, moe_intermediate_size=24,
         norm_topk_prob=True, num_hidden_layers=3, absent=("head_dim",), rope=LINEAR),
+    # Block-scaled fp8, with blocks that are cut at every edge.
+    "qwen3_moe_fp8": model(
+        "qwen3_moe", fp8_scales="bfloat16", hidden_size=144, head_dim=16, num_experts=3,
+        num_experts_per_tok=2, moe_intermediate_size=132, norm_topk_prob=True),
+    "qwen3_moe_fp8_fused": model(
+        "qwen3_moe", fp8_scales="float32", layout="fused", spelling=5, head_dim=16, num_experts=4,
+        num_experts_per_tok=2, moe_intermediate_size=72, norm_topk_prob=True),
     # Mixtral: renormalised top-k, no norms or biases in attention.
     "mixtral_basic": model("mixtral", num_local_experts=4, num_experts_per_tok=2,
                            intermediate_size=48, rope=dict(rope_theta=1e6)),
@@ -200,22 +210,59 @@ def published_names(model_type, name, tensor):
     return [(name, tensor)]
 
 
-def stored_tensors(net, entry):
+def stored_views(net, entry):
+    """(stored name, the part of a parameter that is stored under it) of all parameters."""
     tied = net.config.tie_word_embeddings
-    tensors = {}
     for name, tensor in net.state_dict().items():
         if tied and name == "lm_head.weight":
             continue
         if entry["layout"] == "per_expert":
-            pairs = published_names(entry["model_type"], name, tensor)
-        else:
-            suffix = ".weight" if entry["layout"] == "fused_dot_weight" else ""
-            fused = re.search(r"experts\.(gate_up|down)_proj$", name)
-            if entry["moe_prefix"]:
-                name = re.sub(r"\.(mlp|block_sparse_moe)\.", f".{entry['moe_prefix']}.", name)
-            pairs = [(name + suffix if fused else name, tensor)]
-        for stored_name, part in pairs:
-            tensors[stored_name] = part.to(DTYPES[entry["dtype"]]).contiguous()
+            yield from published_names(entry["model_type"], name, tensor)
+            continue
+        suffix = ".weight" if entry["layout"] == "fused_dot_weight" else ""
+        fused = re.search(r"experts\.(gate_up|down)_proj$", name)
+        if entry["moe_prefix"]:
+            name = re.sub(r"\.(mlp|block_sparse_moe)\.", f".{entry['moe_prefix']}.", name)
+        yield (name + suffix if fused else name), tensor
+
+
+def quantize_fp8(matrix, scale_dtype):
+    """(e4m3 [.., N, K], scales [.., ceil(N / 128), ceil(K / 128)])"""
+    if matrix.dim() == 3:
+        pairs = [quantize_fp8(m, scale_dtype) for m in matrix]
+        return torch.stack([q for q, _ in pairs]), torch.stack([s for _, s in pairs])
+    rows, cols = matrix.shape
+    padded = torch.zeros(-(-rows // 128) * 128, -(-cols // 128) * 128)
+    padded[:rows, :cols] = matrix
+    largest = padded.reshape(padded.shape[0] // 128, 128, -1, 128).abs().amax(dim=(1, 3))
+    scales = (largest / 448).to(scale_dtype)
+    ratio = (matrix / spread(scales, matrix.shape)).clamp(-448, 448)
+    return ratio.to(torch.float8_e4m3fn), scales
+
+
+def spread(scales, shape):
+    """The scale of each element."""
+    wide = scales.float().repeat_interleave(128, -2).repeat_interleave(128, -1)
+    return wide[..., :shape[-2], :shape[-1]]
+
+
+def rounded_fp8(net, entry):
+    """Makes the projections values that fp8 can store; returns how they are stored."""
+    stored = {}
+    with torch.no_grad():
+        for name, view in stored_views(net, entry):
+            if "_proj" in name:
+                quantized, scales = quantize_fp8(view, DTYPES[entry["fp8_scales"]])
+                view.copy_(quantized.float() * spread(scales, view.shape))
+                stored[name] = quantized
+                stored[name + "_scale_inv"] = scales
+    return stored
+
+
+def stored_tensors(net, entry, fp8):
+    tensors = {name: view.to(DTYPES[entry["dtype"]]).contiguous()
+               for name, view in stored_views(net, entry)}
+    tensors.update(fp8)
     return tensors
 
 
@@ -243,6 +290,10 @@ def stored_config(net, entry):
     for key in ("dtype", "torch_dtype", "transformers_version", "_name_or_path", "id2label",
                 "label2id", *entry["absent"]):
         config.pop(key, None)
+    if entry["fp8_scales"]:
+        config["quantization_config"] = dict(
+            quant_method="fp8", fmt="e4m3", activation_scheme="dynamic",
+            weight_block_size=[128, 128], modules_to_not_convert=["lm_head"])
     if entry["spelling"] == 5:
         config.update(dtype=entry["dtype"], rope_parameters=rope)
     else:
@@ -364,9 +415,10 @@ def make(name, entry):
     while cases is None:
         randomize(net, entry["embedding_scale"], generator)
         rounded(net, DTYPES[entry["dtype"]])
+        fp8 = rounded_fp8(net, entry) if entry["fp8_scales"] else {}
         cases = draw_cases(net, generator)
 
-    save_weights(stored_tensors(net, entry), folder, entry["shards"])
+    save_weights(stored_tensors(net, entry, fp8), folder, entry["shards"])
     write_json(os.path.join(folder, "config.json"), stored_config(net, entry))
     generation = {"bos_token_id": 1, "eos_token_id": 2, **entry["generation"]}
     write_json(os.path.join(folder, "generation_config.json"), generation)
