@@ -59,6 +59,10 @@ class Backend {
   virtual std::string instruction_set() const = 0;  // "portable", "avx2", "avx512", "avx512_bf16"
   virtual DType activation_dtype() const = 0;       // kBF16 or kF32
 
+  /// UNIMPLEMENTED unless attention can have heads of this size: to be asked before weights are
+  /// loaded.
+  virtual absl::Status CheckHeadDim(int64_t head_dim) const = 0;
+
   // Memory.
   virtual absl::StatusOr<Buffer> Allocate(int64_t bytes) = 0;  // 64-byte aligned, zeroed
   virtual void Free(void* data, int64_t bytes) = 0;
@@ -77,18 +81,18 @@ class Backend {
   virtual absl::StatusOr<std::unique_ptr<ExpertWeights>> LoadExperts(
       std::span<const ExpertSource> experts, WeightFormat format) = 0;
 
-  // Ops, in forward order.
-  /// hidden[t, :] = scale * table[ids[t], :]; table [V, H] as loaded by LoadLinear; ids [T]; hidden
-  /// [T, H] f32.
-  virtual void EmbedTokens(const LinearWeights& table, const int32_t* ids, float scale,
   // Steps.
   /// How many rows a recordable step of num_rows should be given, so that few recordings serve all
   /// numbers; 0 when such a step is not worth recording, as on a CPU.
   virtual int64_t RowsToRecord(int64_t num_rows) const = 0;
   /// Runs the ops of a step by calling `ops`; a backend may instead repeat what it recorded of a
-  /// step with the same recordable_rows. The status is that of `ops`, or of recording.
+  /// step with the same recording_id. The status is that of `ops`, or of recording.
   virtual absl::Status RunStep(const StepParams& params, absl::FunctionRef<absl::Status()> ops) = 0;
 
+  // Ops, in forward order.
+  /// hidden[t, :] = scale * table[ids[t], :]; table [V, H] as loaded by LoadLinear; ids [T]; hidden
+  /// [T, H] f32.
+  virtual void EmbedTokens(const LinearWeights& table, const int32_t* ids, float scale,
                            TensorView hidden) = 0;
   /// out = x * rsqrt(mean(x^2) + eps) * weight; x [T, H] f32, weight [H] f32, out [T, H] activation
   /// dtype.
@@ -97,11 +101,11 @@ class Backend {
   virtual void PrepareQkv(const PrepareQkvParams& params, const KvCacheView& cache) = 0;
   virtual void Attention(const AttentionParams& params) = 0;
   virtual void Route(const RouteParams& params) = 0;
+  virtual void PlanExperts(const PlanExpertsParams& params) = 0;
   virtual void GatherRows(const GatherRowsParams& params) = 0;
   virtual void ExpertsGateUp(const ExpertsGateUpParams& params) = 0;
   virtual void ExpertsDown(const ExpertsDownParams& params) = 0;
   virtual void Combine(const CombineParams& params) = 0;
-  virtual void PlanExperts(const PlanExpertsParams& params) = 0;
   virtual void AddRows(const AddRowsParams& params) = 0;
   /// Waits for the device; the chosen tokens are in params.out when it returns.
   virtual void Sample(const SampleParams& params) = 0;

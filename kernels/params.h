@@ -200,10 +200,10 @@ struct StepParams {
   int32_t num_heads = 0;
   int32_t num_kv_heads = 0;
   int32_t head_dim = 0;
-  /// Not 0: the number of rows of a step that calls the same ops with the same arguments as every
-  /// other with this number, except for `attention` and for what backend memory holds. None of its
-  /// ops reads other host memory or gives something back to the host.
-  int64_t recordable_rows = 0;
+  /// Not 0: steps with the same number call the same ops with the same arguments, except for what
+  /// backend memory and `attention` hold, which has the same numbers of rows of slices. None of
+  /// their ops reads other host memory or gives something back to the host.
+  int64_t recording_id = 0;
 };
 
 /// How to choose one row's token. Spans are host memory.

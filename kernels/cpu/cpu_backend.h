@@ -20,6 +20,7 @@ class CpuBackend final : public Backend {
   std::string device() const override { return "cpu"; }
   std::string instruction_set() const override { return context_->kernels().name; }
   DType activation_dtype() const override { return context_->activation_dtype(); }
+  absl::Status CheckHeadDim(int64_t) const override { return absl::OkStatus(); }
 
   absl::StatusOr<Buffer> Allocate(int64_t bytes) override;
   void Free(void* data, int64_t bytes) override;
@@ -34,20 +35,20 @@ class CpuBackend final : public Backend {
   absl::StatusOr<std::unique_ptr<ExpertWeights>> LoadExperts(std::span<const ExpertSource> experts,
                                                              WeightFormat format) override;
 
-  void EmbedTokens(const LinearWeights& table, const int32_t* ids, float scale,
   int64_t RowsToRecord(int64_t) const override { return 0; }
   absl::Status RunStep(const StepParams&, absl::FunctionRef<absl::Status()> ops) override {
     return ops();
   }
 
+  void EmbedTokens(const LinearWeights& table, const int32_t* ids, float scale,
                    TensorView hidden) override;
   void RmsNorm(TensorView x, const float* weight, float eps, TensorView out) override;
   void Linear(const LinearParams& params) override;
   void PrepareQkv(const PrepareQkvParams& params, const KvCacheView& cache) override;
   void Attention(const AttentionParams& params) override;
   void Route(const RouteParams& params) override;
-  void GatherRows(const GatherRowsParams& params) override;
   void PlanExperts(const PlanExpertsParams& params) override;
+  void GatherRows(const GatherRowsParams& params) override;
   void ExpertsGateUp(const ExpertsGateUpParams& params) override;
   void ExpertsDown(const ExpertsDownParams& params) override;
   void Combine(const CombineParams& params) override;

@@ -53,6 +53,12 @@ absl::StatusOr<std::unique_ptr<Backend>> CreateCudaBackend(const BackendOptions&
 
 std::string CudaBackend::device() const { return absl::StrCat("cuda:", context_->device_index()); }
 
+absl::Status CudaBackend::CheckHeadDim(int64_t head_dim) const {
+  if (head_dim >= 1 && head_dim <= kMaxHeadDim) return absl::OkStatus();
+  return absl::UnimplementedError(absl::StrCat("attention on ", device(), ": heads of ", head_dim,
+                                               " elements, expected at most ", kMaxHeadDim));
+}
+
 absl::StatusOr<Buffer> CudaBackend::Allocate(int64_t bytes) {
   const std::string what = absl::StrCat("allocating ", bytes, " bytes on ", device());
   if (bytes < 0 || bytes > (int64_t{1} << 46)) return absl::InvalidArgumentError(what);
@@ -94,18 +100,18 @@ void CudaBackend::CopyToHost(void* host, const void* device, int64_t bytes) {
 
 absl::StatusOr<std::unique_ptr<LinearWeights>> CudaBackend::LoadLinear(
     std::span<const HostMatrix> stacked, std::span<const float> bias, WeightFormat format) {
-  return cuda::LoadLinear(*this, stacked, bias, format);
+  return cuda::LoadLinear({*this, *context_}, stacked, bias, format);
 }
 
 absl::StatusOr<std::unique_ptr<ExpertWeights>> CudaBackend::LoadExperts(
     std::span<const ExpertSource> experts, WeightFormat format) {
-  return cuda::LoadExperts(*this, experts, format);
+  return cuda::LoadExperts({*this, *context_}, experts, format);
 }
 
 absl::Status CudaBackend::RunStep(const StepParams& params, absl::FunctionRef<absl::Status()> ops) {
   if (params.attention != nullptr && step_attention_.Begin(params)) recorded_steps_.Clear();
   const absl::Status status =
-      params.recordable_rows > 0 ? recorded_steps_.Run(params.recordable_rows, ops) : ops();
+      params.recording_id > 0 ? recorded_steps_.Run(params.recording_id, ops) : ops();
   step_attention_.End();
   return status;
 }

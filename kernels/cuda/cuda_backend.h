@@ -29,6 +29,7 @@ class CudaBackend final : public Backend {
   std::string device() const override;
   std::string instruction_set() const override { return context_->architecture(); }
   DType activation_dtype() const override { return DType::kBF16; }
+  absl::Status CheckHeadDim(int64_t head_dim) const override;
 
   absl::StatusOr<Buffer> Allocate(int64_t bytes) override;
   void Free(void* data, int64_t bytes) override;
@@ -43,20 +44,20 @@ class CudaBackend final : public Backend {
   absl::StatusOr<std::unique_ptr<ExpertWeights>> LoadExperts(std::span<const ExpertSource> experts,
                                                              WeightFormat format) override;
 
-  void EmbedTokens(const LinearWeights& table, const int32_t* ids, float scale,
   int64_t RowsToRecord(int64_t num_rows) const override {
     return RecordedSteps::RowsToRecord(num_rows);
   }
   absl::Status RunStep(const StepParams& params, absl::FunctionRef<absl::Status()> ops) override;
 
+  void EmbedTokens(const LinearWeights& table, const int32_t* ids, float scale,
                    TensorView hidden) override;
   void RmsNorm(TensorView x, const float* weight, float eps, TensorView out) override;
   void Linear(const LinearParams& params) override;
   void PrepareQkv(const PrepareQkvParams& params, const KvCacheView& cache) override;
   void Attention(const AttentionParams& params) override;
   void Route(const RouteParams& params) override;
-  void GatherRows(const GatherRowsParams& params) override;
   void PlanExperts(const PlanExpertsParams& params) override;
+  void GatherRows(const GatherRowsParams& params) override;
   void ExpertsGateUp(const ExpertsGateUpParams& params) override;
   void ExpertsDown(const ExpertsDownParams& params) override;
   void Combine(const CombineParams& params) override;
@@ -64,7 +65,6 @@ class CudaBackend final : public Backend {
   void Sample(const SampleParams& params) override;
 
  private:
-  std::unique_ptr<CudaContext> context_;
   struct ExpertRows {
     const int32_t* offsets;  // device memory; null: one expert, all rows
     int64_t num_rows;
@@ -74,10 +74,11 @@ class CudaBackend final : public Backend {
   ExpertRows RowsOf(const Params& params, int64_t num_experts, int64_t max_rows);
   void AttentionAlone(const AttentionParams& params);
 
+  std::unique_ptr<CudaContext> context_;
   CudaOpStream op_stream_;
-};
   StepAttention step_attention_;
   RecordedSteps recorded_steps_;
+};
 
 /// A CudaBackend for options.device "cuda:N". INVALID_ARGUMENT for anything but bf16 activations,
 /// NOT_FOUND when there is no such device.

@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "config/base/checked_math.h"
 #include "config/base/status_macros.h"
+#include "kernels/cuda/packed_weights.h"
 #include "kernels/float_convert.h"
 #include "kernels/host_weights.h"
 
@@ -18,12 +19,6 @@ namespace {
 constexpr uint64_t kMaxBytes = uint64_t{1} << 46;
 constexpr int64_t kChunkBytes = int64_t{8} << 20;  // converted on the host at a time
 
-absl::Status CheckFormat(WeightFormat format) {
-  if (format == WeightFormat::kStored) return absl::OkStatus();
-  return absl::UnimplementedError(
-      "loading weights to a CUDA device: integer formats are not built, expected stored");
-}
-
 /// out[0..cols) = the row, rounded to bf16.
 void ConvertRow(const SourceRow& row, int64_t cols, uint16_t* out) {
   if (row.data == nullptr) return;
@@ -31,16 +26,12 @@ void ConvertRow(const SourceRow& row, int64_t cols, uint16_t* out) {
     std::memcpy(out, row.data, cols * sizeof(uint16_t));
     return;
   }
-  for (int64_t i = 0; i < cols; ++i) {
-    float x;
-    if (row.dtype == DType::kF32) {
-      std::memcpy(&x, row.data + 4 * i, sizeof(x));
-    } else {
-      uint16_t bits;
-      std::memcpy(&bits, row.data + 2 * i, sizeof(bits));
-      x = F16ToFloat(bits);
-    }
-    out[i] = FloatToBf16(x);
+  constexpr int64_t kPiece = 256;
+  float piece[kPiece];
+  for (int64_t begin = 0; begin < cols; begin += kPiece) {
+    const int64_t count = std::min(kPiece, cols - begin);
+    ReadFloats(row, begin, count, piece);
+    for (int64_t i = 0; i < count; ++i) out[begin + i] = FloatToBf16(piece[i]);
   }
 }
 
@@ -75,6 +66,15 @@ absl::StatusOr<LoadedMatrix> LoadRows(Backend& backend, int64_t num_matrices,
   return LoadedMatrix{.view = view, .memory = std::move(memory)};
 }
 
+/// Rows as `format` and their own types ask.
+absl::StatusOr<LoadedMatrix> LoadAs(WeightFormat format, const WeightDevice& device,
+                                    int64_t num_matrices, const std::vector<SourceRow>& rows,
+                                    int64_t cols) {
+  const Encoding encoding = EncodingOf(rows, format);
+  if (encoding == Encoding::kBf16) return LoadRows(device.backend, num_matrices, rows, cols);
+  return LoadPackedRows(device, {encoding, num_matrices, cols}, rows);
+}
+
 /// 8 rows of gate, 8 of up, and so on; zeros beyond the last.
 void AppendGateUp(const ExpertSource& expert, std::vector<SourceRow>& rows) {
   for (int64_t group = 0; group < expert.gate.rows; group += 8) {
@@ -88,11 +88,10 @@ void AppendGateUp(const ExpertSource& expert, std::vector<SourceRow>& rows) {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<LinearWeights>> LoadLinear(Backend& backend,
+absl::StatusOr<std::unique_ptr<LinearWeights>> LoadLinear(const WeightDevice& device,
                                                           std::span<const HostMatrix> stacked,
                                                           std::span<const float> bias,
                                                           WeightFormat format) {
-  MOED_RETURN_IF_ERROR(CheckFormat(format));
   MOED_RETURN_IF_ERROR(CheckSources(stacked));
   std::vector<SourceRow> rows;
   for (const HostMatrix& m : stacked) {
@@ -104,17 +103,17 @@ absl::StatusOr<std::unique_ptr<LinearWeights>> LoadLinear(Backend& backend,
   }
   Buffer device_bias;
   if (!bias.empty()) {
-    MOED_ASSIGN_OR_RETURN(device_bias, backend.Allocate(static_cast<int64_t>(bias.size_bytes())));
-    backend.CopyToDevice(device_bias.data(), bias.data(), device_bias.size_bytes());
+    MOED_ASSIGN_OR_RETURN(device_bias,
+                          device.backend.Allocate(static_cast<int64_t>(bias.size_bytes())));
+    device.backend.CopyToDevice(device_bias.data(), bias.data(), device_bias.size_bytes());
   }
-  MOED_ASSIGN_OR_RETURN(LoadedMatrix matrix, LoadRows(backend, 1, rows, stacked[0].cols));
+  MOED_ASSIGN_OR_RETURN(LoadedMatrix matrix, LoadAs(format, device, 1, rows, stacked[0].cols));
   return std::make_unique<CudaLinear>(std::move(matrix), std::move(device_bias));
 }
 
-absl::StatusOr<std::unique_ptr<ExpertWeights>> LoadExperts(Backend& backend,
+absl::StatusOr<std::unique_ptr<ExpertWeights>> LoadExperts(const WeightDevice& device,
                                                            std::span<const ExpertSource> experts,
                                                            WeightFormat format) {
-  MOED_RETURN_IF_ERROR(CheckFormat(format));
   MOED_RETURN_IF_ERROR(CheckSources(experts));
   const int64_t num_experts = static_cast<int64_t>(experts.size());
   const int64_t hidden = experts[0].gate.cols, intermediate = experts[0].gate.rows;
@@ -124,9 +123,9 @@ absl::StatusOr<std::unique_ptr<ExpertWeights>> LoadExperts(Backend& backend,
     for (int64_t row = 0; row < hidden; ++row) down.push_back(RowOf(e.down, row));
   }
   MOED_ASSIGN_OR_RETURN(LoadedMatrix gate_up_matrix,
-                        LoadRows(backend, num_experts, gate_up, hidden));
+                        LoadAs(format, device, num_experts, gate_up, hidden));
   MOED_ASSIGN_OR_RETURN(LoadedMatrix down_matrix,
-                        LoadRows(backend, num_experts, down, intermediate));
+                        LoadAs(format, device, num_experts, down, intermediate));
   return std::make_unique<CudaExperts>(intermediate, std::move(gate_up_matrix),
                                        std::move(down_matrix));
 }

@@ -6,6 +6,7 @@
 
 #include "absl/status/statusor.h"
 #include "kernels/backend.h"
+#include "kernels/cuda/cuda_context.h"
 #include "kernels/cuda/device_matrix.h"
 #include "kernels/params.h"
 
@@ -17,7 +18,7 @@ struct LoadedMatrix {
   Buffer memory;
 };
 
-/// LinearWeights of the CUDA backend: [N, K] by rows.
+/// LinearWeights of the CUDA backend: [N, K].
 class CudaLinear : public LinearWeights {
  public:
   CudaLinear(LoadedMatrix matrix, Buffer bias)
@@ -58,15 +59,21 @@ class CudaExperts : public ExpertWeights {
   const LoadedMatrix down_;
 };
 
-/// See Backend::LoadLinear. INVALID_ARGUMENT for sources that do not fit together, UNIMPLEMENTED
-/// for integer formats, RESOURCE_EXHAUSTED when memory is short.
-absl::StatusOr<std::unique_ptr<LinearWeights>> LoadLinear(Backend& backend,
+/// Where weights are loaded to.
+struct WeightDevice {
+  Backend& backend;
+  CudaContext& context;  // of that backend
+};
+
+/// See Backend::LoadLinear. INVALID_ARGUMENT for sources that do not fit together,
+/// RESOURCE_EXHAUSTED when memory is short.
+absl::StatusOr<std::unique_ptr<LinearWeights>> LoadLinear(const WeightDevice& device,
                                                           std::span<const HostMatrix> stacked,
                                                           std::span<const float> bias,
                                                           WeightFormat format);
 
 /// See Backend::LoadExperts. Errors as LoadLinear.
-absl::StatusOr<std::unique_ptr<ExpertWeights>> LoadExperts(Backend& backend,
+absl::StatusOr<std::unique_ptr<ExpertWeights>> LoadExperts(const WeightDevice& device,
                                                            std::span<const ExpertSource> experts,
                                                            WeightFormat format);
 

@@ -103,6 +103,7 @@ cudaError_t LaunchMany(const Device& device, GemmArguments a) {
 }  // namespace
 
 cudaError_t Gemm(const Device& device, const GemmParams& p) {
+  if (p.weights.encoding != Encoding::kBf16) return PackedGemm(device, p);
   if (p.num_rows == 0) return cudaSuccess;
   const GemmArguments a = {.x = reinterpret_cast<const Bf16*>(p.x),
                            .x_row = p.x_row,

@@ -22,8 +22,8 @@ struct GemmParams {
   DeviceMatrix weights;
   /// [num_matrices + 1], or null: one matrix, [0, num_rows). The host need not know them.
   const int32_t* offsets = nullptr;
-  int64_t num_rows = 0;              // in all
-  int64_t max_rows_per_matrix = 0;   // no matrix has more; chooses kernels, changes no bit
+  int64_t num_rows = 0;             // in all
+  int64_t max_rows_per_matrix = 0;  // no matrix has more; chooses kernels, changes no bit
   GemmEpilogue epilogue = GemmEpilogue::kStore;
   void* out = nullptr;               // [*, num_features]
   const int32_t* out_row = nullptr;  // only kRound: row of out for each row, or null
@@ -32,6 +32,7 @@ struct GemmParams {
   float scale = 1.0f;                // only kAccumulate
 };
 
-cudaError_t Gemm(const Device& device, const GemmParams& params);  // gemm.cu
+cudaError_t Gemm(const Device& device, const GemmParams& params);        // gemm.cu
+cudaError_t PackedGemm(const Device& device, const GemmParams& params);  // gemm_packed.cu
 
 }  // namespace moed::kernels::cuda

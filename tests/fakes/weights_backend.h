@@ -55,6 +55,7 @@ class WeightsBackend : public kernels::Backend {
   std::string instruction_set() const override { return "none"; }
   DType activation_dtype() const override { return DType::kF32; }
 
+  absl::Status CheckHeadDim(int64_t) const override { return absl::OkStatus(); }
   absl::StatusOr<kernels::Buffer> Allocate(int64_t bytes) override;
   void Free(void* data, int64_t bytes) override;
   void CopyToDevice(void* device, const void* host, int64_t bytes) override;
@@ -68,12 +69,12 @@ class WeightsBackend : public kernels::Backend {
   absl::StatusOr<std::unique_ptr<kernels::ExpertWeights>> LoadExperts(
       std::span<const kernels::ExpertSource> experts, kernels::WeightFormat format) override;
 
-  void EmbedTokens(const kernels::LinearWeights& table, const int32_t* ids, float scale,
   int64_t RowsToRecord(int64_t) const override { return 0; }
   absl::Status RunStep(const kernels::StepParams&, absl::FunctionRef<absl::Status()> ops) override {
     return ops();
   }
 
+  void EmbedTokens(const kernels::LinearWeights& table, const int32_t* ids, float scale,
                    kernels::TensorView hidden) override;
   void RmsNorm(kernels::TensorView x, const float* weight, float eps,
                kernels::TensorView out) override;
@@ -82,8 +83,8 @@ class WeightsBackend : public kernels::Backend {
                   const kernels::KvCacheView& cache) override;
   void Attention(const kernels::AttentionParams& params) override;
   void Route(const kernels::RouteParams& params) override;
-  void GatherRows(const kernels::GatherRowsParams& params) override;
   void PlanExperts(const kernels::PlanExpertsParams& params) override;
+  void GatherRows(const kernels::GatherRowsParams& params) override;
   void ExpertsGateUp(const kernels::ExpertsGateUpParams& params) override;
   void ExpertsDown(const kernels::ExpertsDownParams& params) override;
   void Combine(const kernels::CombineParams& params) override;
