@@ -111,8 +111,11 @@ struct Int4Target {
   }
 };
 
+// Bits of 2^-128: up to it, 1 / scale is infinite.
+constexpr uint32_t kLargestScaleOfZeros = 0x00200000u;
+
 /// kLanes features of a group into their columns of it. An element that is not finite, as all
-/// elements of a group whose scale is 0, becomes q = 0.
+/// elements of a group whose scale is at most 2^-128, becomes q = 0.
 template <typename Source, typename Target>
 inline void PackGroupColumns(const char* const* rows, int64_t offset, uint16_t* scales,
                              char* values) {
@@ -120,7 +123,8 @@ inline void PackGroupColumns(const char* const* rows, int64_t offset, uint16_t* 
   Source::LoadGroup(rows, offset, w);
   Store(scales, Target::WantedScale(w));
   const Vec scale = Load(scales);
-  const Vec inverse = SelectGreater(Magnitude(scale), SetInt(0), Div(Set(1.0f), scale), Zero());
+  const Vec inverse =
+      SelectGreater(Magnitude(scale), SetInt(kLargestScaleOfZeros), Div(Set(1.0f), scale), Zero());
   const Vec lowest = Set(Target::kLowest), highest = Set(Target::kHighest);
   IntVec quads[kGroup / 4];
   for (int i = 0; i < kGroup / 4; ++i) {

@@ -66,8 +66,9 @@ Group Quantize(PanelFormat format, const float* w) {
   const float lowest = is_int8 ? -127.0f : -8.0f, highest = is_int8 ? 127.0f : 7.0f;
   for (int i = 0; i < kGroup; ++i) {
     group.q[i] = 0;
-    if (!std::isfinite(scale) || scale == 0.0f) continue;
-    const float q = std::nearbyint(w[i] * (1.0f / scale));
+    const float inverse = 1.0f / scale;
+    if (!std::isfinite(scale) || !std::isfinite(inverse)) continue;
+    const float q = std::nearbyint(w[i] * inverse);
     if (!std::isnan(q)) group.q[i] = static_cast<int>(std::clamp(q, lowest, highest));
   }
   return group;
@@ -238,6 +239,35 @@ TEST(PanelPackingTest, ZerosOfBothSignsMakeGroupsOfZeros) {
     for (int64_t i = 0; i < k; ++i) source.Set(c, i, (c + i) % 3 == 0 ? 0.0f : -0.0f);
   }
   ExpectAllPackTheSame(source.Rows(kPanelWidth), k);
+}
+
+TEST(PanelPackingTest, ElementsOfAGroupTooSmallForItsInverseScaleAreZeroNotTheLargest) {
+  constexpr int64_t k = kGroup;
+  Source source(DType::kF32, k);
+  for (int c = 0; c < kPanelWidth; ++c) {
+    for (int64_t i = 0; i < k; ++i) {
+      source.Set(c, i, std::ldexp(i == 0 ? 1.0f : 0.01f, c % 2 == 0 ? -126 : -100));
+    }
+  }
+  const std::vector<SourceRow> rows = source.Rows(kPanelWidth);
+  for (const PanelFormat format : {PanelFormat::kInt8, PanelFormat::kInt4}) {
+    for (const KernelTable& set : AvailableInstructionSets()) {
+      const std::vector<char> panel = Pack(set, {.format = format, .rows = rows.data(), .k = k});
+      for (int c = 0; c < kPanelWidth; ++c) {
+        std::vector<float> column(k);
+        UnpackPanelColumn({.format = format, .panel = panel.data(), .k = k, .c = c, .scale = 1.0f},
+                          column.data());
+        for (int64_t i = 0; i < k; ++i) {
+          const float step =
+              std::fabs(ElementOf(rows[c], 0)) / (format == PanelFormat::kInt8 ? 127 : 8);
+          const float error = std::fabs(column[i] - ElementOf(rows[c], i));
+          // All of a group of 2^-126 is 0; one of 2^-100 is as good as usual.
+          EXPECT_LE(error, c % 2 == 0 ? std::fabs(ElementOf(rows[c], i)) : 0.52f * step)
+              << Describe(set, format, k) << ", column " << c << ", element " << i;
+        }
+      }
+    }
+  }
 }
 
 TEST(PanelPackingTest, RowsOfDifferentTypesMeetInOnePanel) {
