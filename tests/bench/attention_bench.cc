@@ -3,8 +3,8 @@
 #include "tests/bench/bench_support.h"
 
 /// RoPE with the KV write, and attention over the paged cache, of one layer. Names:
-/// op/shape/sequences/new tokens of each/context before them. The cache is of one layer only, so
-/// short contexts may stay in CPU caches.
+/// op/shape/sequences/new tokens of each/context before them. Layers take turns, as many as make
+/// the cache cold.
 namespace moed::bench {
 namespace {
 
@@ -21,14 +21,19 @@ struct Load {
   int64_t blocks_each() const { return (context + num_new + kBlockSize - 1) / kBlockSize; }
 };
 
-/// One layer's cache and the rows of a step.
+/// The KV caches of some layers go through so many bytes before one comes again.
+constexpr int64_t kColdCacheBytes = int64_t{192} << 20;
+
+/// The caches of some layers and the rows of a step.
 class Step {
  public:
   Step(kernels::Backend& backend, const ModelShape& s, const Load& load)
       : shape_(s), load_(load), num_blocks_(load.num_sequences * load.blocks_each()) {
     const int64_t elements = num_blocks_ * kBlockSize * s.num_kv_heads * s.head_dim;
-    k_ = RandomActivations(backend, elements);
-    v_ = RandomActivations(backend, elements);
+    for (int64_t bytes = 0; bytes < kColdCacheBytes; bytes += 4 * elements) {
+      k_.push_back(RandomActivations(backend, elements));
+      v_.push_back(RandomActivations(backend, elements));
+    }
     for (int64_t i = 0; i <= load.num_sequences; ++i) {
       row_begin_.push_back(static_cast<int32_t>(i * load.num_new));
       block_begin_.push_back(static_cast<int32_t>(i * load.blocks_each()));
@@ -41,8 +46,13 @@ class Step {
               .block_begin = block_begin_};
   }
 
-  kernels::KvCacheView cache() const {
-    return {.k = k_.data(), .v = v_.data(), .num_blocks = num_blocks_, .block_size = kBlockSize};
+  /// Of the layer after the one before.
+  kernels::KvCacheView NextCache() {
+    next_ = (next_ + 1) % k_.size();
+    return {.k = k_[next_].data(),
+            .v = v_[next_].data(),
+            .num_blocks = num_blocks_,
+            .block_size = kBlockSize};
   }
   const kernels::AttentionBatch& batch() const { return batch_; }
 
@@ -75,7 +85,8 @@ class Step {
   const ModelShape& shape_;
   const Load load_;
   const int64_t num_blocks_;
-  Buffer k_, v_;
+  std::vector<Buffer> k_, v_;  // of each layer
+  size_t next_ = 0;
   std::vector<int32_t> row_begin_, start_, block_tables_, block_begin_;
   kernels::AttentionBatch batch_;
 };
@@ -83,12 +94,12 @@ class Step {
 void Attention(benchmark::State& state, const BenchContext& context, const ModelShape& s,
                const Load& load) {
   kernels::Backend& backend = *context.backend;
-  const Step step(backend, s, load);
+  Step step(backend, s, load);
   const Buffer q = RandomActivations(backend, load.rows() * s.q_width());
   const Buffer out = *backend.Allocate(load.rows() * s.q_width() * 2);
   for (auto _ : state) {
     backend.Attention({.q = {q.data(), DType::kBF16, load.rows(), s.q_width()},
-                       .cache = step.cache(),
+                       .cache = step.NextCache(),
                        .batch = &step.batch(),
                        .num_heads = static_cast<int32_t>(s.num_heads),
                        .num_kv_heads = static_cast<int32_t>(s.num_kv_heads),
@@ -102,7 +113,7 @@ void Attention(benchmark::State& state, const BenchContext& context, const Model
 void PrepareQkv(benchmark::State& state, const BenchContext& context, const ModelShape& s,
                 const Load& load) {
   kernels::Backend& backend = *context.backend;
-  const Step step(backend, s, load);
+  Step step(backend, s, load);
   const int64_t table = (load.context + load.num_new) * (s.head_dim / 2);
   const Buffer rope_cos = ZeroFloats(backend, table);
   const Buffer rope_sin = ZeroFloats(backend, table);
@@ -120,7 +131,7 @@ void PrepareQkv(benchmark::State& state, const BenchContext& context, const Mode
                         .rope_cos = rope_cos.as<float>(),
                         .rope_sin = rope_sin.as<float>(),
                         .q_out = {q_out.data(), DType::kBF16, load.rows(), s.q_width()}},
-                       step.cache());
+                       step.NextCache());
   }
   Report(state, context, {.bytes = 6.0 * static_cast<double>(load.rows() * s.qkv_width())});
 }
