@@ -70,7 +70,7 @@ kernels::StepParams DecoderModel::Step(const ModelBatch& batch) const {
           .num_heads = static_cast<int32_t>(config_.num_heads),
           .num_kv_heads = static_cast<int32_t>(config_.num_kv_heads),
           .head_dim = static_cast<int32_t>(config_.head_dim),
-          .recordable_rows = batch.is_recordable ? batch.num_tokens : 0};
+          .recording_id = batch.is_recordable ? batch.num_tokens : 0};
 }
 
 void DecoderModel::Embed(const ModelBatch& batch, const Activations& act) {

@@ -14,16 +14,19 @@ int64_t Bytes(const T& values) {
   return static_cast<int64_t>(values.size() * sizeof(values[0]));
 }
 
-/// The grids of a step that may be recorded must serve all steps of as many rows; a grid is cut to
-/// what the device runs at once, so that it may be too large.
+/// The grids of a decode step that may be recorded must serve contexts of every length; a grid is
+/// cut to what the device runs at once, so that it may be too large.
 AttentionCounts MostTasks(const AttentionPlan& plan, const StepParams& step) {
-  if (step.recordable_rows == 0) return plan.counts();
+  const AttentionBatch& batch = *step.attention;
+  const auto num_slices = static_cast<int64_t>(batch.start_position.size());
+  const bool is_decode = batch.row_begin[num_slices] == num_slices;
+  if (step.recording_id == 0 || !is_decode) return plan.counts();
   const int64_t group = step.num_heads / step.num_kv_heads;
   if (group > kVectorsPerWarp) {
     const int64_t vectors = kWarpsOfManyVectors * kVectorsPerWarp;
-    return {.many = static_cast<int32_t>(step.recordable_rows * CeilDiv(group, vectors))};
+    return {.many = static_cast<int32_t>(num_slices * CeilDiv(group, vectors))};
   }
-  return {.few = INT32_MAX, .merge = static_cast<int32_t>(step.recordable_rows)};
+  return {.few = INT32_MAX, .merge = static_cast<int32_t>(num_slices)};
 }
 
 }  // namespace

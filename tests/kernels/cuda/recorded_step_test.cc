@@ -39,7 +39,7 @@ TEST(RecordedStepTest, AfterTwoStepsOpsAreRepeatedOnWhatTheMemoryHoldsThen) {
   for (int step = 0; step < 5; ++step) {
     const auto values = RandomValues(8, 10 + step, DType::kF32);
     backend->CopyToDevice(x.data<float>(), values.data(), 32);
-    const absl::Status status = backend->RunStep({.recordable_rows = 2}, [&] {
+    const absl::Status status = backend->RunStep({.recording_id = 2}, [&] {
       ++num_calls;
       backend->RmsNorm(x.view(), weight.data<float>(), 1e-5f, out.view());
       return absl::OkStatus();
@@ -55,7 +55,7 @@ TEST(RecordedStepTest, AnErrorOfTheOpsIsReturnedAndNothingIsKept) {
   const auto backend = Emulated();
   int num_calls = 0;
   for (int step = 0; step < 4; ++step) {
-    EXPECT_EQ(backend->RunStep({.recordable_rows = 1},
+    EXPECT_EQ(backend->RunStep({.recording_id = 1},
                                [&] {
                                  ++num_calls;
                                  return absl::AbortedError("peer");
@@ -73,7 +73,7 @@ TEST(RecordedStepTest, HostMemoryHasNoPlaceInARecording) {
   for (int step = 0; step < 2; ++step) {
     EXPECT_TRUE(backend->Synchronize().ok());
     EXPECT_TRUE(backend
-                    ->RunStep({.recordable_rows = 1},
+                    ->RunStep({.recording_id = 1},
                               [&] {
                                 backend->CopyToDevice(x.data<float>(), &value, sizeof(value));
                                 return absl::OkStatus();
@@ -125,7 +125,7 @@ class StepAttentionTest : public testing::Test {
                              .num_heads = kHeads,
                              .num_kv_heads = kKvHeads,
                              .head_dim = kDim,
-                             .recordable_rows = 2};
+                             .recording_id = 2};
     ASSERT_TRUE(backend_
                     ->RunStep(step,
                               [&] {
