@@ -75,6 +75,7 @@ StepLoopOptions LoopOptions(const DaemonConfig& config, const LaunchPlan& plan) 
   options.max_waiting_requests = config.max_waiting_requests;
   options.max_waiting_tokens = config.max_waiting_tokens;
   options.prefix_caching = config.prefix_caching;
+  options.hole_token_ids = plan.model.hole_token_ids;
   return options;
 }
 

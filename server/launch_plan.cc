@@ -64,6 +64,20 @@ absl::StatusOr<int32_t> NumThreads(const DaemonConfig& config) {
   return std::max(static_cast<int32_t>(cpus.size()) / config.ranks, 1);
 }
 
+// The ids that have no token though a larger one has. They travel with every step of a sequence.
+absl::StatusOr<std::vector<int32_t>> HolesBelow(int32_t vocab_size, const Tokenizer& tokenizer) {
+  constexpr size_t kMaxHoles = 4096;
+  std::vector<int32_t> holes;
+  for (int32_t id = 0; id < vocab_size; ++id) {
+    if (tokenizer.IdToPiece(id).empty()) holes.push_back(id);
+  }
+  if (holes.size() <= kMaxHoles) return holes;
+  return absl::UnimplementedError(
+      absl::StrFormat("tokenizer.json has no token for %d of the ids below %d; at most %d are "
+                      "supported",
+                      holes.size(), vocab_size, kMaxHoles));
+}
+
 absl::Status LoadModel(const DaemonConfig& config, LaunchPlan& plan) {
   MOED_ASSIGN_OR_RETURN(plan.model_dir, ModelDir(config));
   MOED_ASSIGN_OR_RETURN(plan.model.config, LoadModelConfig(plan.model_dir));
@@ -72,9 +86,12 @@ absl::Status LoadModel(const DaemonConfig& config, LaunchPlan& plan) {
   plan.model.name = ServedName(config, plan.model_dir);
   plan.model.vocab_size =
       std::min(plan.tokenizer->vocab_size(), static_cast<int32_t>(plan.model.config.vocab_size));
+  MOED_ASSIGN_OR_RETURN(plan.model.hole_token_ids,
+                        HolesBelow(plan.model.vocab_size, *plan.tokenizer));
   // An id that is never sampled never ends anything, and must not be banned either.
-  std::erase_if(plan.model.config.eos_token_ids,
-                [&plan](int32_t id) { return id >= plan.model.vocab_size; });
+  std::erase_if(plan.model.config.eos_token_ids, [&plan](int32_t id) {
+    return id >= plan.model.vocab_size || std::ranges::binary_search(plan.model.hole_token_ids, id);
+  });
   plan.model.max_text_bytes = config.max_text_bytes;
   plan.model.dtype = config.dtype;
   plan.model.block_size = config.block_size;

@@ -183,6 +183,7 @@ absl::Status StepLoopThread::StartScheduling() {
   MOED_ASSIGN_OR_RETURN(SchedulerOptions limits, MakeSchedulerOptions(infos, options_));
   limits.vocab_size = static_cast<int32_t>(parts_.model.vocab_size);
   limits.eos_token_ids = parts_.model.eos_token_ids;
+  limits.hole_token_ids = options_.hole_token_ids;
   limits.placement_epoch = parts_.placement.epoch;
   inbox_->Open(limits);
   live_.StartScheduling(std::move(limits), absl::Now());

@@ -3,6 +3,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
@@ -24,6 +25,7 @@ struct StepLoopOptions {
   int32_t max_waiting_requests = 256;
   int64_t max_waiting_tokens = 1 << 22;  // of their prompts
   bool prefix_caching = true;
+  std::vector<int32_t> hole_token_ids;  // ids without a token: never sampled
   int32_t max_restart_attempts = 5;  // of the engine group, in a row; then the loop ends for good
   absl::Duration restart_backoff =
       absl::Milliseconds(250);  // before the second attempt; then doubled

@@ -117,6 +117,8 @@ struct Listener {
   std::string address;  // as configured; once it listens, with the actual port
   int32_t socket_mode = 0;
   std::vector<grpc::Service*> services;
+  // gRPC lets go of them when it listens, and asks them for certificates at every connection.
+  std::shared_ptr<grpc::ServerCredentials> credentials;
   std::unique_ptr<grpc::Server> server;
 };
 
@@ -184,7 +186,8 @@ absl::Status RpcServer::Parts::Start(const Params& params, Listener& listener) {
   grpc::ServerBuilder builder;
   int port = 0;
   const std::string listen = listener.address;
-  builder.AddListeningPort(listen, CredentialsFor(listen, params.certificates), &port);
+  listener.credentials = CredentialsFor(listen, params.certificates);
+  builder.AddListeningPort(listen, listener.credentials, &port);
   for (grpc::Service* service : listener.services) builder.RegisterService(service);
   SetLimits(builder, params, quota);
   SetKeepalive(builder);

@@ -40,9 +40,10 @@ class TlsCredentials final : public grpc::ServerCredentials {
     if (version.number == last_number_) return GRPC_SSL_CERTIFICATE_CONFIG_RELOAD_UNCHANGED;
     const grpc_ssl_pem_key_cert_pair pair = {.private_key = version.set->key.c_str(),
                                              .cert_chain = version.set->certificate.c_str()};
+    // gRPC 1.51 wants some root certificate even where it asks clients for none.
     const std::string& client_ca = version.set->client_ca;
-    *config = ::grpc_ssl_server_certificate_config_create(
-        client_ca.empty() ? nullptr : client_ca.c_str(), &pair, 1);
+    const std::string& roots = client_ca.empty() ? version.set->certificate : client_ca;
+    *config = ::grpc_ssl_server_certificate_config_create(roots.c_str(), &pair, 1);
     last_number_ = version.number;
     return GRPC_SSL_CERTIFICATE_CONFIG_RELOAD_NEW;
   }

@@ -86,15 +86,16 @@ class Checker {
 
   // True when the id is good.
   bool TokenId(const std::string& field, int32_t id) {
-    if (id >= 0 && id < model_.vocab_size) return true;
-    Add(field, absl::StrFormat("is %d; expected a token id in [0, %d)", id, model_.vocab_size));
+    if (HasToken(id)) return true;
+    Add(field, absl::StrFormat("is %d; expected a token id in [0, %d)%s", id, model_.vocab_size,
+                               model_.hole_token_ids.empty() ? "" : " that has a token"));
     return false;
   }
 
   template <typename Ids>
   void TokenIds(const std::string& field, const Ids& ids) {
     for (int i = 0; i < ids.size(); ++i) {
-      if (ids[i] >= 0 && ids[i] < model_.vocab_size) continue;
+      if (HasToken(ids[i])) continue;
       TokenId(absl::StrFormat("%s[%d]", field, i), ids[i]);
       return;
     }
@@ -104,6 +105,11 @@ class Checker {
   FieldViolations Take() { return std::move(violations_); }
 
  private:
+  bool HasToken(int32_t id) const {
+    return id >= 0 && id < model_.vocab_size &&
+           !std::ranges::binary_search(model_.hole_token_ids, id);
+  }
+
   const ServedModel& model_;
   FieldViolations violations_;
 };
@@ -210,10 +216,11 @@ void CheckChoiceRemains(const v1::GenerateRequest& request, Checker& check) {
     banned.insert(eos.begin(), eos.end());
   }
   const auto& allowed = request.sampling().allowed_token_ids();
-  const bool remains = allowed.empty()
-                           ? static_cast<int64_t>(banned.size()) < check.model().vocab_size
-                           : std::any_of(allowed.begin(), allowed.end(),
-                                         [&](int32_t id) { return !banned.contains(id); });
+  const bool remains =
+      allowed.empty() ? static_cast<int64_t>(banned.size() + check.model().hole_token_ids.size()) <
+                            check.model().vocab_size
+                      : std::any_of(allowed.begin(), allowed.end(),
+                                    [&](int32_t id) { return !banned.contains(id); });
   if (remains) return;
   check.Add("stopping.min_tokens",
             "leaves no token to choose: all allowed ones are eos or stop tokens, which are banned "

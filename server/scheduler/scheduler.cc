@@ -327,8 +327,10 @@ SampleRequest Scheduler::MakeSampleRequest(const Sequence& sequence) const {
   sample.sequence_index = static_cast<uint32_t>(sequence.index);
   sample.position = sequence.num_tokens();
   if (request.sampling.UsesPenalties()) sample.token_counts = sequence.counter.counts();
+  sample.banned_token_ids = options_.hole_token_ids;
   if (sequence.num_generated() < request.stopping.min_tokens) {
-    sample.banned_token_ids = request.stopping.stop_token_ids;
+    const std::vector<int32_t>& stops = request.stopping.stop_token_ids;
+    sample.banned_token_ids.insert(sample.banned_token_ids.end(), stops.begin(), stops.end());
     if (!request.stopping.ignore_eos) {
       sample.banned_token_ids.insert(sample.banned_token_ids.end(), options_.eos_token_ids.begin(),
                                      options_.eos_token_ids.end());

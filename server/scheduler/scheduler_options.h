@@ -16,6 +16,7 @@ struct SchedulerOptions {
   int32_t max_sequences_per_step = 0;  // of one rank; also bounds its running sequences
   int32_t vocab_size = 0;
   std::vector<int32_t> eos_token_ids;
+  std::vector<int32_t> hole_token_ids;  // ids without a token: never sampled
   bool prefix_caching = true;
   uint64_t placement_epoch = 0;
 };

@@ -112,6 +112,65 @@ TEST(DaemonConfigTest, ListenAddressesAreHostAndPortOrASocketPath) {
   EXPECT_FALSE(ValidateListenAddress("unix:/" + std::string(107, 'x')).ok());
 }
 
+TEST(DaemonConfigTest, OnlyThisMachineReachesLoopbackAndSockets) {
+  for (const char* local :
+       {"127.0.0.1:0", "127.9.9.9:1", "localhost:50051", "[::1]:9", "unix:/run/moed.sock"}) {
+    EXPECT_TRUE(IsLocalAddress(local)) << local;
+  }
+  for (const char* open :
+       {"0.0.0.0:1", "[::]:1", "10.0.0.1:1", "example.com:1", "127.example.com:1",
+        "localhost.example.com:1", "[::ffff:127.0.0.1]:1"}) {
+    EXPECT_FALSE(IsLocalAddress(open)) << open;
+  }
+}
+
+TEST(DaemonConfigTest, BeyondThisMachineTlsAndTokensAreNeededOrItIsSaidAloud) {
+  DaemonConfig config;
+  config.listen = "0.0.0.0:50051";
+  ExpectRefused(ValidateDaemonConfig(config), "--insecure");
+  config.token_file = "/etc/moed/tokens";
+  ExpectRefused(ValidateDaemonConfig(config), "needs TLS");
+  config.tls_cert = "/etc/moed/tls.crt";
+  config.tls_key = "/etc/moed/tls.key";
+  EXPECT_TRUE(ValidateDaemonConfig(config).ok());
+  config.token_file = "";
+  ExpectRefused(ValidateDaemonConfig(config), "token_file");
+  config.insecure = true;
+  EXPECT_TRUE(ValidateDaemonConfig(config).ok());
+  config = DaemonConfig();
+  config.admin_listen = "[::]:50052";
+  ExpectRefused(ValidateDaemonConfig(config), "admin_listen");
+  config.admin_listen = "unix:/run/moed/admin.sock";
+  EXPECT_TRUE(ValidateDaemonConfig(config).ok());
+}
+
+TEST(DaemonConfigTest, TlsSettingsGoTogether) {
+  DaemonConfig config;
+  config.tls_cert = "/etc/moed/tls.crt";
+  ExpectRefused(ValidateDaemonConfig(config), "tls_key");
+  config.tls_key = "/etc/moed/tls.key";
+  config.tls_client_ca = "/etc/moed/ca.crt";
+  EXPECT_TRUE(ValidateDaemonConfig(config).ok());
+  config.listen = "unix:/run/moed/moed.sock";
+  ExpectRefused(ValidateDaemonConfig(config), "unix sockets only");
+  config.admin_listen = "127.0.0.1:50052";
+  EXPECT_TRUE(ValidateDaemonConfig(config).ok());
+  config = DaemonConfig();
+  config.tls_client_ca = "/etc/moed/ca.crt";
+  ExpectRefused(ValidateDaemonConfig(config), "tls_client_ca");
+}
+
+TEST(DaemonConfigTest, ASocketsModeIsOctalReadAndWriteBits) {
+  EXPECT_EQ(*ParseSocketMode("0660"), 0660);
+  EXPECT_EQ(*ParseSocketMode("600"), 0600);
+  for (const char* bad : {"", "0", "0777", "0999", "rw", "-1", "77777777777777777777"}) {
+    EXPECT_FALSE(ParseSocketMode(bad).ok()) << bad;
+  }
+  DaemonConfig config;
+  config.socket_mode = "0777";
+  ExpectRefused(ValidateDaemonConfig(config), "socket_mode");
+}
+
 TEST(DaemonConfigTest, MetricsCannotListenOnASocketPathButCanBeOff) {
   DaemonConfig config;
   config.metrics_listen = "unix:/run/metrics.sock";

@@ -3,9 +3,13 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
 #include <limits>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "server/plan_report.h"
 
@@ -54,6 +58,26 @@ TEST(LaunchPlanTest, TheDtypeDecidesHowWeightsAreKeptAndWhatTheyNeed) {
   }
   config.dtype = "int2";
   EXPECT_THAT(std::string(MakeLaunchPlan(config).status().message()), HasSubstr("int2"));
+}
+
+TEST(LaunchPlanTest, IdsWithoutATokenAreKnownAsHoles) {
+  EXPECT_TRUE(MakeLaunchPlan(DemoConfig())->model.hole_token_ids.empty());
+  // The last but one token gets an id beyond the model's: its own becomes a hole.
+  std::string directory = "/tmp/moed_launch_plan_test_XXXXXX";
+  ASSERT_NE(::mkdtemp(directory.data()), nullptr);
+  std::filesystem::copy(MOED_SOURCE_DIR "/config/demo", directory);
+  std::string text;
+  std::getline(std::ifstream(directory + "/tokenizer.json"), text, '\0');
+  const size_t at = text.find(": 4094,");
+  ASSERT_NE(at, std::string::npos);
+  std::ofstream(directory + "/tokenizer.json") << text.replace(at, 7, ": 4099,");
+  DaemonConfig config = DemoConfig();
+  config.model = directory;
+  const auto plan = MakeLaunchPlan(config);
+  std::filesystem::remove_all(directory);
+  ASSERT_TRUE(plan.ok()) << plan.status();
+  EXPECT_EQ(plan->model.vocab_size, 4096);
+  EXPECT_EQ(plan->model.hole_token_ids, std::vector<int32_t>{4094});
 }
 
 TEST(LaunchPlanTest, OneRankExchangesNothing) {

@@ -47,9 +47,9 @@ TEST(TokenTableTest, ATokenStandsForItsTenantWithTheTenantsLimits) {
   const TokenGrant* alpha = table->Find("alpha");
   ASSERT_NE(alpha, nullptr);
   EXPECT_EQ(alpha->tenant, "acme");
-  EXPECT_EQ(alpha->limits, (TenantLimits{.requests_per_second = 2.5,
-                                         .tokens_per_minute = 6000,
-                                         .max_concurrent = 3}));
+  EXPECT_EQ(
+      alpha->limits,
+      (TenantLimits{.requests_per_second = 2.5, .tokens_per_minute = 6000, .max_concurrent = 3}));
   EXPECT_EQ(table->Find("beta")->limits, TenantLimits());
   for (const char* wrong : {"", "alph", "alphaa", "ALPHA", "acme"}) {
     EXPECT_EQ(table->Find(wrong), nullptr) << wrong;
@@ -57,17 +57,17 @@ TEST(TokenTableTest, ATokenStandsForItsTenantWithTheTenantsLimits) {
 }
 
 TEST(TokenTableTest, MethodsAreInferenceUnlessTheLineSaysOtherwise) {
-  const auto table = Parse(absl::StrCat(
-      "token a ", Hash("1"), "\ntoken a ", Hash("2"), " methods=admin\ntoken a ", Hash("3"),
-      " methods=Generate,moed.v1.AdminService/GetStatus,Generate\ntoken a ", Hash("4"),
-      " methods=all\n"));
+  const auto table = Parse(
+      absl::StrCat("token a ", Hash("1"), "\ntoken a ", Hash("2"), " methods=admin\ntoken a ",
+                   Hash("3"), " methods=Generate,moed.v1.AdminService/GetStatus,Generate\ntoken a ",
+                   Hash("4"), " methods=all\n"));
   ASSERT_TRUE(table.ok()) << table.status();
   EXPECT_THAT(table->Find("1")->methods, ElementsAre("moed.v1.InferenceService/Generate",
                                                      "moed.v1.InferenceService/Tokenize"));
   EXPECT_THAT(table->Find("2")->methods,
               ElementsAre("moed.v1.AdminService/Drain", "moed.v1.AdminService/GetStatus"));
-  EXPECT_THAT(table->Find("3")->methods, ElementsAre("moed.v1.AdminService/GetStatus",
-                                                     "moed.v1.InferenceService/Generate"));
+  EXPECT_THAT(table->Find("3")->methods,
+              ElementsAre("moed.v1.AdminService/GetStatus", "moed.v1.InferenceService/Generate"));
   EXPECT_EQ(table->Find("4")->methods.size(), 4u);
   EXPECT_TRUE(table->Find("1")->Allows("moed.v1.InferenceService/Generate"));
   EXPECT_FALSE(table->Find("1")->Allows("moed.v1.AdminService/Drain"));
@@ -87,8 +87,8 @@ TEST(TokenTableTest, EveryMistakeIsFound) {
   const std::string good = absl::StrCat("token a ", Hash("1"));
   for (const std::string& bad :
        {std::string("tenant"), std::string("token a/b ") + Hash("1"),
-        std::string("token a sha256:") + std::string(64, 'g'), Hash("1"), good + " methods=",
-        good + " methods=Fly", good + " method=all", good + " methods=all more",
+        std::string("token a sha256:") + std::string(64, 'g'), Hash("1"),
+        good + " methods=", good + " methods=Fly", good + " method=all", good + " methods=all more",
         good + "\n" + good, good + "\ntenant a max_concurrent=0",
         good + "\ntenant a max_concurrent=1.5", good + "\ntenant a requests_per_second=-1",
         good + "\ntenant a tokens_per_minute=nan", good + "\ntenant a colour=red",

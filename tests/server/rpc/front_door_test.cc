@@ -1,5 +1,5 @@
-// Who gets in where: every RPC of every service that is linked into the server, from the descriptors
-// of its protos, against every way of not being entitled to call it.
+// Who gets in where: every RPC of every service that is linked into the server, from the
+// descriptors of its protos, against every way of not being entitled to call it.
 #include <gmock/gmock.h>
 #include <google/protobuf/descriptor.h>
 #include <google/protobuf/descriptor_database.h>
@@ -270,9 +270,9 @@ TEST_F(FrontDoorTest, BrokenFilesLeaveTlsAsItWas) {
   Start();
   Write("tls.key", other_ca_.Issue("server").key);
   EXPECT_FALSE(store_->Reload(absl::Now()).ok());
-  EXPECT_TRUE(RawCall(Connect(ca_, ca_.Issue("client")), "moed.v1.InferenceService/GetModel",
-                      "user-token")
-                  .ok());
+  EXPECT_TRUE(
+      RawCall(Connect(ca_, ca_.Issue("client")), "moed.v1.InferenceService/GetModel", "user-token")
+          .ok());
 }
 
 TEST_F(FrontDoorTest, ANewTokenOpensTheDoorAndAnOldOneNoLonger) {

@@ -27,10 +27,14 @@ constexpr char kData = 0, kHeaders = 1, kResetStream = 3, kSettings = 4, kContin
 
 std::string Frame(char type, char flags, uint32_t stream, const std::string& payload) {
   const auto n = static_cast<uint32_t>(payload.size());
-  std::string frame = {static_cast<char>(n >> 16), static_cast<char>(n >> 8),
-                       static_cast<char>(n),       type,
-                       flags,                      static_cast<char>(stream >> 24),
-                       static_cast<char>(stream >> 16), static_cast<char>(stream >> 8),
+  std::string frame = {static_cast<char>(n >> 16),
+                       static_cast<char>(n >> 8),
+                       static_cast<char>(n),
+                       type,
+                       flags,
+                       static_cast<char>(stream >> 24),
+                       static_cast<char>(stream >> 16),
+                       static_cast<char>(stream >> 8),
                        static_cast<char>(stream)};
   return frame + payload;
 }
@@ -49,8 +53,7 @@ std::string RequestHeaders() {
 
 // A whole good call: preface, settings, headers, an empty message.
 std::string GoodBytes() {
-  return kPreface + Frame(kSettings, 0, 0, "") +
-         Frame(kHeaders, kEndHeaders, 1, RequestHeaders()) +
+  return kPreface + Frame(kSettings, 0, 0, "") + Frame(kHeaders, kEndHeaders, 1, RequestHeaders()) +
          Frame(kData, kEndStream, 1, std::string(5, 0));
 }
 
@@ -82,8 +85,7 @@ class HostileBytesTest : public RpcServerFixture {
   // Sends what the server still takes.
   static void Send(const UniqueFd& fd, const std::string& bytes) {
     for (size_t sent = 0; sent < bytes.size();) {
-      const ssize_t n =
-          ::send(fd.get(), bytes.data() + sent, bytes.size() - sent, MSG_NOSIGNAL);
+      const ssize_t n = ::send(fd.get(), bytes.data() + sent, bytes.size() - sent, MSG_NOSIGNAL);
       if (n <= 0) return;
       sent += n;
     }
@@ -160,8 +162,8 @@ TEST_F(HostileBytesTest, FramesOfEveryTypeAndOfAnyStreamLeaveItServing) {
   for (int i = 0; i < 300; ++i) {
     std::string bytes = kPreface + Frame(kSettings, 0, 0, "");
     for (int frame = 0; frame < 5; ++frame) {
-      bytes += Frame(static_cast<char>(random_() % 12), static_cast<char>(random_()),
-                     random_() % 4, RandomBytes(random_() % 100));
+      bytes += Frame(static_cast<char>(random_() % 12), static_cast<char>(random_()), random_() % 4,
+                     RandomBytes(random_() % 100));
     }
     Send(ConnectRaw(), bytes);
   }

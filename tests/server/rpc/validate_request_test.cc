@@ -57,6 +57,23 @@ void ExpectCases(const std::vector<Case>& cases) {
 
 #define CHANGE(statement) [](v1::GenerateRequest& r) { statement; }
 
+TEST(ValidateRequestTest, AnIdWithoutATokenIsNoneThatARequestCanName) {
+  ServedModel model = TestModel();
+  model.hole_token_ids = {7, 9};
+  v1::GenerateRequest request;
+  request.mutable_token_ids()->mutable_ids()->Add(9);
+  request.mutable_sampling()->add_allowed_token_ids(8);
+  request.mutable_sampling()->add_allowed_token_ids(7);
+  (*request.mutable_sampling()->mutable_logit_bias())[9] = 100;
+  std::vector<std::string> fields;
+  for (const FieldViolation& violation : ValidateGenerateRequest(request, model)) {
+    fields.push_back(violation.field);
+    EXPECT_THAT(violation.description, HasSubstr("that has a token"));
+  }
+  EXPECT_THAT(fields, ::testing::ElementsAre("token_ids.ids[0]", "sampling.logit_bias[9]",
+                                             "sampling.allowed_token_ids[1]"));
+}
+
 TEST(ValidateRequestTest, AGoodRequestHasNoViolations) {
   EXPECT_TRUE(Validate(GoodRequest()).empty());
 }

@@ -171,6 +171,21 @@ TEST_F(SchedulerTest, EosAndStopIdsEndASequenceUnlessEosIsIgnored) {
   EXPECT_TRUE(outcomes[2].end);
 }
 
+TEST_F(SchedulerTest, IdsWithoutATokenAreAlwaysBanned) {
+  SchedulerOptions options = Options();
+  options.hole_token_ids = {17, 42};
+  Use(options);
+  Request request = MakeRequest("a", Tokens(4), 3);
+  request.stopping.min_tokens = 1;
+  request.stopping.stop_token_ids = {5};
+  Add(request);
+  Plan();
+  EXPECT_THAT(slice(0).sample->banned_token_ids, UnorderedElementsAre(17, 42, 5));
+  Apply();
+  Plan();
+  EXPECT_THAT(slice(0).sample->banned_token_ids, UnorderedElementsAre(17, 42));
+}
+
 TEST_F(SchedulerTest, StopIdsAreBannedUntilMinTokens) {
   SchedulerOptions options = Options();
   options.eos_token_ids = {kEos};

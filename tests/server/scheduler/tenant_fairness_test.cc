@@ -14,14 +14,14 @@ namespace {
 class TenantFairnessTest : public ::testing::Test {
  protected:
   void Use(int32_t num_blocks, int32_t max_sequences) {
-    scheduler_ = std::make_unique<Scheduler>(
-        SchedulerOptions{.num_blocks = {num_blocks},
-                         .block_size = 4,
-                         .max_model_len = 128,
-                         .max_tokens_per_step = 32,
-                         .max_sequences_per_step = max_sequences,
-                         .vocab_size = 100,
-                         .prefix_caching = false});
+    scheduler_ =
+        std::make_unique<Scheduler>(SchedulerOptions{.num_blocks = {num_blocks},
+                                                     .block_size = 4,
+                                                     .max_model_len = 128,
+                                                     .max_tokens_per_step = 32,
+                                                     .max_sequences_per_step = max_sequences,
+                                                     .vocab_size = 100,
+                                                     .prefix_caching = false});
   }
 
   void Add(const std::string& tenant, int32_t num_prompt_tokens, int32_t max_tokens,
