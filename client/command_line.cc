@@ -79,6 +79,7 @@ void AddResponse(CLI::App& app, GenerateFlags& flags) {
   add_flag("--skip-text", flags.skip_text, "Token ids only");
   add_flag("--keep-special-tokens", flags.keep_special_tokens, "Show special tokens in the text");
   add_flag("--usage", flags.usage, "A line about tokens and times on standard error");
+  add_flag("--timing", flags.timing, "A table of where the time went on standard error");
 }
 
 void AddRequest(CLI::App& app, GenerateFlags& flags) {
@@ -128,6 +129,11 @@ void AddAdmin(CLI::App& app, CommandLine& line) {
   CLI::App* experts = app.add_subcommand("experts", "Load per expert and rank");
   experts->add_option("--layer", line.experts.layer, "The experts of one layer of the model");
   experts->add_flag("--reset", line.experts.reset, "Count anew after this");
+  CLI::App* top = app.add_subcommand("top", "What the server does now, kept up to date; q ends");
+  top->add_option("--interval", line.top.interval_s, "Seconds between pictures")
+      ->check(CLI::Range(0.1, 3600.0))
+      ->capture_default_str();
+  top->add_flag("--once", line.top.once, "One picture as text, of what happens in one interval");
   CLI::App* drain = app.add_subcommand("drain", "Stop accepting, wait for what runs");
   drain->add_option("--drain-timeout", line.drain.drain_timeout_s, "Seconds; 0 = the server's own")
       ->check(CLI::NonNegativeNumber);

@@ -59,7 +59,8 @@ struct GenerateFlags {
   bool bypass_prefix_cache = false;
   bool no_special_tokens = false;
   bool plain_special_tokens = false;
-  bool usage = false;  // print a line about tokens and times to stderr
+  bool usage = false;   // print a line about tokens and times to stderr
+  bool timing = false;  // print where the time went to stderr
 };
 
 struct TokenizeFlags {
@@ -77,6 +78,11 @@ struct DetokenizeFlags {
 struct ExpertsFlags {
   std::optional<int> layer;
   bool reset = false;
+};
+
+struct TopFlags {
+  double interval_s = 1;
+  bool once = false;  // one picture, then the end
 };
 
 struct DrainFlags {
@@ -104,6 +110,7 @@ struct CommandLine {
   DetokenizeFlags detokenize;
   ExpertsFlags experts;
   DrainFlags drain;
+  TopFlags top;
   HealthFlags health;
   TokenFlags token;
 };

@@ -95,17 +95,18 @@ int Command::StreamText(const v1::GenerateRequest& request) {
   const auto reader = stub->Generate(context(), request);
   GenerateText text(request.sampling().n(), [this](const std::string& piece) { Show(piece); });
   v1::GenerateResponse event;
-  v1::Usage usage;
+  v1::Done done;
   while (reader->Read(&event)) {
     text.Add(event);
-    if (event.has_done()) usage = event.done().usage();
+    if (event.has_done()) done = event.done();
     // Nobody reads on: no need to generate on.
     if (!streams_.out.good()) context()->TryCancel();
   }
   text.End();
   const grpc::Status status = reader->Finish();
   if (!streams_.out.good()) return Fail("writing the output failed");
-  if (status.ok() && line_.generate.usage) streams_.err << FormatUsage(usage);
+  if (status.ok() && line_.generate.usage) streams_.err << FormatUsage(done.usage());
+  if (status.ok() && line_.generate.timing) streams_.err << FormatTiming(done.timing());
   return Finish(status);
 }
 

@@ -80,6 +80,9 @@ void GenerateJson::Add(const v1::GenerateResponse& event) {
   if (event.has_delta()) AddDelta(event.delta());
   if (event.has_finished()) AddFinished(event.finished());
   if (event.has_done()) json_["usage"] = ToJson(event.done().usage());
+  if (event.has_done() && event.done().has_timing()) {
+    json_["timing"] = ToJson(event.done().timing());
+  }
 }
 
 void GenerateJson::AddDelta(const v1::Delta& delta) {

@@ -56,6 +56,7 @@ void SetResponse(const GenerateFlags& flags, v1::ResponseOptions& response) {
   response.set_return_token_ids(flags.return_token_ids || flags.skip_text);
   if (flags.logprobs) response.set_logprobs(*flags.logprobs);
   response.set_skip_text(flags.skip_text);
+  response.set_timing(flags.timing);
   if (flags.keep_special_tokens) response.set_skip_special_tokens(false);
 }
 

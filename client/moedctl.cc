@@ -16,6 +16,7 @@
 #include "client/connection.h"
 #include "client/interrupt_watcher.h"
 #include "client/make_token.h"
+#include "client/top/top.h"
 
 namespace moed {
 namespace {
@@ -56,6 +57,7 @@ int Run(const CommandLine& line) {
         (*connection)->Interrupt();
       });
   if (!watcher.ok()) return Fail(watcher.status());
+  if (line.command == "top") return RunTop(line, **connection, StandardStreams());
   return RunCommand(line, *input, **connection, StandardStreams());
 }
 

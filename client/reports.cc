@@ -203,6 +203,33 @@ std::string FormatUsage(const v1::Usage& usage) {
       FormatSeconds(usage.total_seconds()), speed);
 }
 
+std::string FormatTiming(const v1::Timing& timing) {
+  const v1::StepSeconds& prefill = timing.prefill();
+  const v1::StepSeconds& decode = timing.decode();
+  TextTable table({{"", Align::kLeft}, {"queue"}, {"prefill"}, {"decode"}});
+  table.AddRow({"passed", FormatSeconds(timing.queue_seconds()),
+                FormatSeconds(timing.prefill_seconds()), FormatSeconds(timing.decode_seconds())});
+  table.AddRow({"steps", "", absl::StrCat(prefill.num_steps()), absl::StrCat(decode.num_steps())});
+  using Seconds = double (v1::StepSeconds::*)() const;
+  constexpr std::pair<const char*, Seconds> kRows[] = {
+      {"planning", &v1::StepSeconds::plan},
+      {"executing", &v1::StepSeconds::total},
+      {"  attention", &v1::StepSeconds::attention},
+      {"  route", &v1::StepSeconds::route},
+      {"  dispatch", &v1::StepSeconds::dispatch},
+      {"    waiting", &v1::StepSeconds::dispatch_wait},
+      {"  experts", &v1::StepSeconds::experts},
+      {"  combine", &v1::StepSeconds::combine},
+      {"    waiting", &v1::StepSeconds::combine_wait},
+      {"  head", &v1::StepSeconds::head},
+      {"  sampling", &v1::StepSeconds::sampling}};
+  for (const auto& [name, seconds] : kRows) {
+    table.AddRow(
+        {name, "", FormatSeconds((prefill.*seconds)()), FormatSeconds((decode.*seconds)())});
+  }
+  return table.ToString();
+}
+
 std::string FormatPieces(const v1::TokenizeResponse& response) {
   std::string out;
   for (int i = 0; i < response.token_ids_size(); ++i) {

@@ -27,6 +27,9 @@ std::string FormatModel(const v1::GetModelResponse& model);
 /// One line: tokens, times and speed.
 std::string FormatUsage(const v1::Usage& usage);
 
+/// A table: the parts of a request's life, and what the steps of each were spent on.
+std::string FormatTiming(const v1::Timing& timing);
+
 /// One line for each token: id and its text, quoted and escaped.
 std::string FormatPieces(const v1::TokenizeResponse& response);
 

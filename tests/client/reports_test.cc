@@ -112,5 +112,17 @@ TEST(ModelReportTest, NamesWhatIsServed) {
                     HasSubstr("1, 2\n"), HasSubstr("bos token id      none\n")));
 }
 
+TEST(TimingReportTest, ShowsThePartsOfARequestAndOfItsSteps) {
+  const std::string text = FormatTiming(Parse<v1::Timing>(R"(
+      queue_seconds: 0.5 prefill_seconds: 0.02 decode_seconds: 2
+      prefill { num_steps: 1 total: 0.019 attention: 0.01 }
+      decode { num_steps: 40 total: 1.9 combine: 0.2 combine_wait: 0.1 })"));
+  EXPECT_THAT(text, HasSubstr("passed       500.00 ms  20.00 ms     2.00 s\n"));
+  EXPECT_THAT(text, HasSubstr("steps                          1         40\n"));
+  EXPECT_THAT(text, HasSubstr("  attention             10.00 ms       0 us\n"));
+  EXPECT_THAT(text, HasSubstr("  combine                   0 us  200.00 ms\n"));
+  EXPECT_THAT(text, HasSubstr("    waiting                 0 us  100.00 ms\n"));
+}
+
 }  // namespace
 }  // namespace moed
