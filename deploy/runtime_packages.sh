@@ -4,12 +4,16 @@
 # Usage: deploy/runtime_packages.sh PROGRAM ...
 set -eu
 [ $# -gt 0 ] || { echo "runtime_packages: expected programs" >&2; exit 2; }
-for program in "$@"; do
-  libraries=$(ldd "$program") || { echo "runtime_packages: $program is no program of this system" >&2; exit 1; }
-  echo "$libraries" | grep -q 'not found' && { echo "runtime_packages: $program: $libraries" >&2; exit 1; }
-  for library in $(echo "$libraries" | sed -n 's/.*=> \(\/[^ ]*\).*/\1/p'); do
-    # /lib may be a link to /usr/lib; the package's own list has one of the two.
-    path=$(readlink -f "$library")
-    dpkg-query -S "$path" 2>/dev/null || dpkg-query -S "${path#/usr}"
-  done
-done | sed 's/:.*//' | sort -u
+linked=$(ldd "$@")
+if echo "$linked" | grep 'not found' >&2; then echo "runtime_packages: libraries are missing" >&2; exit 1; fi
+libraries=$(echo "$linked" | sed -n 's/.*=> \(\/[^ ]*\).*/\1/p' | sort -u)
+# /lib may be a link to /usr/lib, and a package's list then has either name: whichever it is, each file must be found.
+found=$(for library in $libraries; do
+  real=$(readlink -f "$library")
+  echo "$real"; echo "${real#/usr}"
+done | xargs dpkg-query -S 2>/dev/null || true)
+for library in $libraries; do
+  echo "$found" | grep -q "/$(basename "$(readlink -f "$library")")\$" ||
+    { echo "runtime_packages: no package has $library" >&2; exit 1; }
+done
+echo "$found" | sed 's/:.*//' | sort -u
