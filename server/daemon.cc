@@ -171,6 +171,7 @@ absl::Status Daemon::ListenForMetrics() {
   params.listen = config_.metrics_listen;
   params.metrics_text = [this] {
     metrics_.Refresh(loop_->stats(), Ranks());
+    metrics_.RefreshStreams(rpc_server_->stream_stats());
     return metrics_.Text();
   };
   params.experts_json = [this] {

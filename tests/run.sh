@@ -33,10 +33,32 @@ lint() {
   bash tests/lint.sh || fail "lint failed"
 }
 
+# What the tests of rules, dashboards and status page need beside the build. Prometheus is unpacked, not installed:
+# its package would start a service. Without it or a browser these tests are skipped.
+observability_tools() {
+  if ! command -v promtool >/dev/null && [ ! -x build/tools/usr/bin/promtool ]; then
+    mkdir -p build/tools
+    (cd build/tools && apt-get download -q prometheus && dpkg -x prometheus_*.deb . && rm prometheus_*.deb) ||
+      echo "!!! tests: there is no Prometheus here: alert rules and dashboards are NOT tested"
+  fi
+  command -v chromium >/dev/null || echo "!!! tests: there is no Chromium here: the status page is NOT tested in a browser"
+}
+
+# The front of deploy/front is tested with a real nginx, unpacked because its package would start a service.
+front_tools() {
+  if [ ! -x /usr/sbin/nginx ] && [ ! -x build/tools/usr/sbin/nginx ]; then
+    mkdir -p build/tools
+    (cd build/tools && apt-get download -q nginx && dpkg -x nginx_*.deb . && rm nginx_*.deb) ||
+      echo "!!! tests: there is no nginx here: the front of deploy/front is NOT tested"
+  fi
+}
+
 release() {
   step "release: build"
   build release -DMOED_BUILD_TESTS=ON
   step "release: tests"
+  observability_tools
+  front_tools
   run_ctest release -j 2
 }
 
@@ -66,10 +88,11 @@ asan_targets=(json_reader_test logging_test model_config_test rope_test daemon_c
               unicode_test regex_test tokenizer_test stream_decoder_test
               kv_block_manager_test scheduler_test scheduler_random_load_test stop_string_matcher_test
               sequence_output_test load_placement_test balancedness_test step_loop_test
-              token_authenticator_test pending_events_test host_memory_test memory_plan_test dtype_quality_test
-              client_units_test)
+              token_table_test token_authenticator_test tenant_quotas_test certificates_test tenant_fairness_test
+              step_loop_inbox_test pending_events_test host_memory_test memory_plan_test dtype_quality_test
+              client_units_test client_top_test prometheus_metrics_test trace_context_test)
 tsan_targets=(thread_pool_test int_gemm_test shm_communicator_test moe_exchange_test local_engine_test invariance_test step_loop_test
-              logging_test metrics_http_server_test)
+              logging_test metrics_http_server_test certificates_test prometheus_metrics_test)
 
 sanitized() {
   local preset=$1; shift

@@ -27,6 +27,9 @@ struct PrometheusMetrics::Parts {
             registry.Counters("moed_grpc_server_handled_total", "RPCs answered, by status code.")),
         grpc_handling(registry.Histograms("moed_grpc_server_handling_seconds",
                                           "From an RPC's arrival to its answer's end.")),
+        streams(registry.OneGauge("moed_grpc_streams", "Generate calls that are not done.")),
+        stream_backlog(registry.OneGauge("moed_grpc_stream_backlog_bytes",
+                                         "What was generated and clients have not taken yet.")),
         state(registry, params.placement, params.moe_layers),
         process(registry) {
     registry.Gauges("moed_build_info", "Always 1; the label says which build runs.")
@@ -46,6 +49,8 @@ struct PrometheusMetrics::Parts {
   StepMetrics steps;
   prometheus::Family<prometheus::Counter>& grpc_handled;
   prometheus::Family<prometheus::Histogram>& grpc_handling;
+  prometheus::Gauge& streams;
+  prometheus::Gauge& stream_backlog;
   absl::Mutex mutex;  // reading a total and raising a counter to it must be one
   StateMetrics state ABSL_GUARDED_BY(mutex);
   ProcessMetrics process ABSL_GUARDED_BY(mutex);
@@ -79,6 +84,11 @@ void PrometheusMetrics::Refresh(const ServerStats& stats, const std::vector<Rank
   parts_->state.Update(stats, absl::Now());
   parts_->state.UpdateRanks(ranks);
   parts_->process.Update();
+}
+
+void PrometheusMetrics::RefreshStreams(const StreamStats& streams) {
+  parts_->streams.Set(streams.num_streams);
+  parts_->stream_backlog.Set(static_cast<double>(streams.num_pending_bytes));
 }
 
 std::string PrometheusMetrics::Text() const {

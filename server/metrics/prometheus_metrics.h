@@ -45,8 +45,9 @@ class PrometheusMetrics final : public MetricsSink, public RpcObserver {
   // RpcObserver
   void OnRpcHandled(const RpcOutcome& outcome) override;
 
-  /// Brings gauges and totals up to date: call it before Text(). Any thread.
+  /// These bring gauges and totals up to date: call them before Text(). Any thread.
   void Refresh(const ServerStats& stats, const std::vector<RankView>& ranks);
+  void RefreshStreams(const StreamStats& streams);
 
   /// All metrics in Prometheus' text format.
   std::string Text() const;

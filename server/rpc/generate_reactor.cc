@@ -37,7 +37,7 @@ std::shared_ptr<GenerateReactor> GenerateReactor::Create(Params params) {
 }
 
 GenerateReactor::GenerateReactor(Params params)
-    : params_(std::move(params)), pending_(params_.max_pending_bytes) {
+    : params_(std::move(params)), pending_(params_.max_pending_bytes, &params_.num_pending_bytes) {
   ++params_.num_calls;
   params_.context.AddInitialMetadata("x-request-id", params_.request_id);
 }
@@ -125,6 +125,10 @@ void GenerateReactor::OnCancel() {
 
 void GenerateReactor::OnDone() {
   unread_alarm_.Cancel();
+  {
+    absl::MutexLock lock(&mutex_);
+    pending_.Clear();
+  }
   --params_.num_calls;
   // The last reference must not die while it is a member of what it refers to.
   const std::shared_ptr<GenerateReactor> self = std::move(self_);

@@ -41,7 +41,8 @@ class GenerateReactor final : public grpc::ServerWriteReactor<v1::GenerateRespon
     StepLoop& loop;
     const Tokenizer& tokenizer;
     const Admission& admission;
-    std::atomic<int32_t>& num_calls;  // counts this call until OnDone
+    std::atomic<int32_t>& num_calls;          // counts this call until OnDone
+    std::atomic<int64_t>& num_pending_bytes;  // and what waits for its client
     int64_t max_pending_bytes = 0;
     absl::Duration unread_timeout = absl::Seconds(60);
     std::string request_id;

@@ -71,6 +71,7 @@ grpc::ServerWriteReactor<v1::GenerateResponse>* InferenceService::Generate(
        .tokenizer = params_.tokenizer,
        .admission = params_.admission,
        .num_calls = num_generate_calls_,
+       .num_pending_bytes = num_pending_bytes_,
        .max_pending_bytes = MaxPendingBytes(*request, params_.model, params_.max_pending_bytes),
        .unread_timeout = params_.unread_timeout,
        .request_id = call.request_id,

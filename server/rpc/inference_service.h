@@ -42,6 +42,8 @@ class InferenceService final : public v1::InferenceService::CallbackService {
 
   /// Generate calls that gRPC is not done with, whether or not their requests have ended.
   int32_t num_generate_calls() const { return num_generate_calls_; }
+  /// What was generated and waits to be taken by the clients of these calls.
+  int64_t num_pending_bytes() const { return num_pending_bytes_; }
 
   grpc::ServerWriteReactor<v1::GenerateResponse>* Generate(
       grpc::CallbackServerContext* context, const v1::GenerateRequest* request) override;
@@ -80,6 +82,7 @@ class InferenceService final : public v1::InferenceService::CallbackService {
   const Params params_;
   RequestIds request_ids_;
   std::atomic<int32_t> num_generate_calls_ = 0;
+  std::atomic<int64_t> num_pending_bytes_ = 0;
 };
 
 }  // namespace moed

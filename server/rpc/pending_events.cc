@@ -42,7 +42,7 @@ PendingEvents::Entry* PendingEvents::LastDelta(int32_t index) {
 bool PendingEvents::Push(RequestEvent event) {
   if (num_bytes_ >= max_bytes_) return false;
   const int64_t num_bytes = NumBytes(event);
-  num_bytes_ += num_bytes;
+  CountBytes(num_bytes);
   if (auto* delta = std::get_if<DeltaEvent>(&event); delta != nullptr) {
     Entry* last = LastDelta(delta->index);
     if (last != nullptr && last->num_bytes + num_bytes <= kMaxMergedBytes) {
@@ -59,13 +59,18 @@ std::optional<RequestEvent> PendingEvents::Pop() {
   if (entries_.empty()) return std::nullopt;
   Entry entry = std::move(entries_.front());
   entries_.pop_front();
-  num_bytes_ -= entry.num_bytes;
+  CountBytes(-entry.num_bytes);
   return std::move(entry.event);
 }
 
 void PendingEvents::Clear() {
   entries_.clear();
-  num_bytes_ = 0;
+  CountBytes(-num_bytes_);
+}
+
+void PendingEvents::CountBytes(int64_t num_bytes) {
+  num_bytes_ += num_bytes;
+  if (sum_of_bytes_ != nullptr) *sum_of_bytes_ += num_bytes;
 }
 
 }  // namespace moed

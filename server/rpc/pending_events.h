@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <deque>
 #include <optional>
@@ -14,7 +15,9 @@ namespace moed {
 /// however many tokens they stand for. Owned by a GenerateReactor and guarded by its mutex.
 class PendingEvents {
  public:
-  explicit PendingEvents(int64_t max_bytes) : max_bytes_(max_bytes) {}
+  /// `sum_of_bytes`, if any, adds up what waits in several of these: Clear before it goes.
+  explicit PendingEvents(int64_t max_bytes, std::atomic<int64_t>* sum_of_bytes = nullptr)
+      : max_bytes_(max_bytes), sum_of_bytes_(sum_of_bytes) {}
 
   /// Adds an event. False, and nothing is added, when `max_bytes` or more are waiting already: one
   /// event may pass the bound, so that a bound never refuses a client that has taken all it was
@@ -37,7 +40,10 @@ class PendingEvents {
   // The last waiting delta of a sequence, or null.
   Entry* LastDelta(int32_t index);
 
+  void CountBytes(int64_t num_bytes);
+
   const int64_t max_bytes_;
+  std::atomic<int64_t>* const sum_of_bytes_;
   int64_t num_bytes_ = 0;  // sum over entries_
   std::deque<Entry> entries_;
 };

@@ -231,6 +231,11 @@ void RpcServer::SetServingState(ServingState state) { parts_->SetHealth(state); 
 
 int32_t RpcServer::num_requests_left() const { return parts_->NumRequestsLeft(); }
 
+StreamStats RpcServer::stream_stats() const {
+  return {.num_streams = parts_->inference.num_generate_calls(),
+          .num_pending_bytes = parts_->inference.num_pending_bytes()};
+}
+
 void RpcServer::Shutdown(absl::Duration grace) { parts_->Shutdown(grace); }
 
 }  // namespace moed

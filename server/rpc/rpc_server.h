@@ -74,6 +74,8 @@ class RpcServer {
   /// whichever are more.
   int32_t num_requests_left() const;
 
+  StreamStats stream_stats() const;
+
   /// Stops listening, gives calls in progress until `grace` from now, then cancels them. Blocks
   /// until all are gone.
   void Shutdown(absl::Duration grace);

@@ -3,10 +3,12 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <cstdint>
 #include <map>
 #include <sstream>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "absl/time/clock.h"
@@ -261,6 +263,13 @@ TEST_F(PrometheusMetricsTest, AStepThatHangsIsSeenWhileItDoes) {
   EXPECT_GE(Samples().at(R"(moed_step_in_progress_seconds{model_name="tales"})"), 30);
 }
 
+TEST_F(PrometheusMetricsTest, OpenStreamsAndTheirBacklogAreShown) {
+  metrics_.RefreshStreams({.num_streams = 3, .num_pending_bytes = 4096});
+  const auto samples = Samples();
+  EXPECT_EQ(samples.at(R"(moed_grpc_streams{model_name="tales"})"), 3);
+  EXPECT_EQ(samples.at(R"(moed_grpc_stream_backlog_bytes{model_name="tales"})"), 4096);
+}
+
 TEST_F(PrometheusMetricsTest, TheProcessItselfIsShown) {
   metrics_.Refresh({}, {});
   const auto samples = Samples();
@@ -282,6 +291,39 @@ TEST_F(PrometheusMetricsTest, TheNumberOfSeriesDoesNotGrowWithUse) {
   const size_t at_start = Samples().size();
   use();
   EXPECT_EQ(Samples().size(), at_start);
+}
+
+TEST_F(PrometheusMetricsTest, ScrapesMayGoOnWhileStepsAndCallsReport) {
+  std::atomic<bool> is_over = false;
+  std::vector<std::thread> scrapers;
+  for (int i = 0; i < 2; ++i) {
+    scrapers.emplace_back([&] {
+      ServerStats stats = TwoRanks();
+      while (!is_over) {
+        stats.tokens_per_expert = {1, 2, 3, 4};
+        metrics_.Refresh(stats, {{}, {}});
+        metrics_.RefreshStreams({});
+        EXPECT_THAT(metrics_.Text(), HasSubstr("moed_step_tokens"));
+      }
+    });
+  }
+  std::thread caller([&] {
+    while (!is_over) metrics_.OnRpcHandled({.service = "s", .method = "m"});
+  });
+  const std::vector<StepResult> results(2);
+  const std::vector<int64_t> tokens = {1, 1, 1, 1};
+  for (int i = 0; i < 200; ++i) {
+    metrics_.OnStep({.num_tokens = 4,
+                     .inter_token_seconds = {0.1, 0.2},
+                     .results = &results,
+                     .tokens_per_expert = tokens});
+    metrics_.OnRequestEnd({.result = "stop", .num_generated_tokens = 3});
+    metrics_.OnRejected("queue_full");
+  }
+  is_over = true;
+  caller.join();
+  for (std::thread& scraper : scrapers) scraper.join();
+  EXPECT_EQ(Samples().at(R"(moed_inter_token_latency_seconds_count{model_name="tales"})"), 400);
 }
 
 TEST(VllmAliasesTest, TheNamesOfVllmAreThereOnlyWhenAskedFor) {

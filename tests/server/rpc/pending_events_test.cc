@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <string>
 
 namespace moed {
@@ -77,6 +78,21 @@ TEST(PendingEventsTest, LogprobsCountTowardsTheBound) {
   pending.Clear();
   EXPECT_EQ(pending.num_bytes(), 0);
   EXPECT_TRUE(pending.Push(delta));
+}
+
+TEST(PendingEventsTest, WhatWaitsInSeveralIsAddedUp) {
+  std::atomic<int64_t> sum = 0;
+  PendingEvents one(10000, &sum), other(10000, &sum);
+  ASSERT_TRUE(one.Push(Delta(0, "a")));
+  ASSERT_TRUE(one.Push(Delta(0, "merged")));
+  ASSERT_TRUE(other.Push(Delta(0, std::string(20000, 'x'))));
+  EXPECT_FALSE(other.Push(Delta(0, "refused")));
+  EXPECT_EQ(sum, one.num_bytes() + other.num_bytes());
+  EXPECT_GT(sum, 20000);
+  one.Pop();
+  EXPECT_EQ(sum, other.num_bytes());
+  other.Clear();
+  EXPECT_EQ(sum, 0);
 }
 
 }  // namespace
