@@ -6,7 +6,7 @@ set -euo pipefail
 fail() { echo "setup: $*" >&2; exit 1; }
 
 packages=(g++ cmake ninja-build pkg-config ca-certificates
-          libgrpc++-dev protobuf-compiler protobuf-compiler-grpc libprotobuf-dev libabsl-dev libspdlog-dev
+          libgrpc++-dev libssl-dev protobuf-compiler protobuf-compiler-grpc libprotobuf-dev libabsl-dev libspdlog-dev
           nlohmann-json3-dev libcli11-dev libpcre2-dev libutf8proc-dev prometheus-cpp-dev libcivetweb-dev)
 case "${1:-}" in
   "") ;;

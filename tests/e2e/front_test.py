@@ -19,7 +19,9 @@ from daemon import wait_until
 
 
 def find_nginx():
-    return os.environ.get("MOED_NGINX") or shutil.which("nginx", path="/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/bin")
+    """nginx of the system, or as tests/run.sh unpacks it."""
+    return os.environ.get("MOED_NGINX") or shutil.which(
+        "nginx", path=f"/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/bin:{SOURCE}/build/tools/usr/sbin")
 
 
 DATA, HEADERS, RST_STREAM, SETTINGS, GOAWAY, CONTINUATION = 0, 1, 3, 4, 7, 9
@@ -77,7 +79,7 @@ class RawClient:
         except OSError:
             self.cut = True
 
-    def frames(self, until=lambda kind, stream: False):
+    def frames(self, until=lambda kind, flags, stream: False):
         """What the peer says until it closes, as (kind, flags, stream, payload); ends after what `until` names."""
         data, out = b"", []
         while True:
@@ -85,7 +87,7 @@ class RawClient:
                 size = int.from_bytes(data[:3], "big")
                 out.append((data[3], data[4], int.from_bytes(data[5:9], "big"), data[9:9 + size]))
                 data = data[9 + size:]
-                if until(out[-1][0], out[-1][2]):
+                if until(*out[-1][:3]):
                     return out
             try:
                 more = self.socket.recv(65536)
@@ -203,13 +205,18 @@ class FrontTest(unittest.TestCase):
         self.assert_never_reached(before)
         return frames
 
+    def is_answered(self, block):
+        """Whether moed answers a call with these headers; nginx's own answers, such as that the rate is used up, are
+        pages of HTML."""
+        client = RawClient(self.front)
+        client.send(call(1, block))
+        frames = client.frames(until=lambda kind, flags, stream: stream == 1 and (kind == DATA or flags & END_STREAM))
+        client.close()
+        return bool(frames) and frames[-1][0] == DATA and b"demo" in frames[-1][3]
+
     def test_the_raw_client_is_served_when_it_behaves(self):
         before = self.front.num_handled()
-        client = RawClient(self.front)
-        client.send(call(1, request_block()))
-        frames = client.frames(until=lambda kind, stream: kind == DATA and stream == 1)
-        client.close()
-        self.assertEqual(frames[-1][0], DATA, "no answer")
+        wait_until(lambda: self.is_answered(request_block()), 20, "no answer")
         self.assertEqual(self.front.num_handled(), before + 1)
 
     def test_a_generation_streams_through_it_as_it_comes(self):
@@ -278,14 +285,14 @@ class FrontTest(unittest.TestCase):
                           for s in range(first, first + 200, 2)) for first in range(1, 10_000, 200)]
         self.attack(*burst)
 
-    def test_the_headers_of_cve_2023_1428_are_repaired_or_cut_off(self):
-        # They abort gRPC 1.51 when the rest of the headers passes its limit: the odd values never arrive.
+    def test_the_headers_of_cve_2023_1428_do_not_arrive(self):
+        # They abort gRPC 1.51 when the rest of the headers passes its limit. nginx drops the one and, because it is not
+        # "trailers", the other: without it gRPC refuses the call before moed sees it.
         odd = hpack_field("grpclb_client_stats", "x")
-        client = RawClient(self.front)
-        client.send(call(1, request_block(te="x") + odd))
-        frames = client.frames(until=lambda kind, stream: kind == DATA and stream == 1)
-        client.close()
-        self.assertEqual(frames[-1][0], DATA, "moed did not get `te: trailers` from nginx")
+        wait_until(lambda: self.is_answered(request_block() + odd), 20, "grpclb_client_stats was not dropped")
+        before = self.front.num_handled()
+        self.assertFalse(self.is_answered(request_block(te="x") + odd))
+        self.assert_never_reached(before)
         filler = b"".join(hpack_field(f"x-{i}", "v" * 1500) for i in range(8))
         self.attack(call(1, request_block(te="x") + odd + filler))
 
