@@ -71,6 +71,7 @@ struct RankRecipe {
 
 absl::StatusOr<std::unique_ptr<Communicator>> MakeCommunicator(const RankRecipe& recipe,
                                                                kernels::Backend& backend) {
+  if (recipe.options->make_communicator) return recipe.options->make_communicator(recipe.rank);
   if (recipe.segment_fd < 0) return CreateSingleRankCommunicator();
   if (backend.op_stream() != nullptr) {
     return absl::UnimplementedError(absl::StrCat("engine group: ranks on ", backend.device(),
@@ -139,7 +140,7 @@ absl::StatusOr<std::unique_ptr<LocalEngineGroup>> LocalEngineGroup::Create(
   }
   UniqueFd segment;
   int64_t max_bytes = 0;
-  if (num_ranks > 1) {
+  if (num_ranks > 1 && !options.make_communicator) {
     MOED_ASSIGN_OR_RETURN(max_bytes, MaxExchangeBytesPerRank(ExchangeShapeOf(
                                          options.config, options.placement, options.engine)));
     MOED_ASSIGN_OR_RETURN(segment, CreateShmSegment(num_ranks, max_bytes));

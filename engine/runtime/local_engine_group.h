@@ -25,6 +25,8 @@ struct LocalEngineGroupOptions {
   /// [num_ranks] the cores of each rank's threads; empty = do not pin.
   std::vector<std::vector<int>> cpus_per_rank;
   absl::Duration exchange_timeout = absl::Seconds(60);
+  /// Makes each rank's communicator, on its thread; null: shared memory of the host.
+  std::function<absl::StatusOr<std::unique_ptr<Communicator>>(int32_t rank)> make_communicator;
 };
 
 /// All ranks of one model as threads of this process, over the shared-memory transport: the same

@@ -17,7 +17,6 @@ namespace moed::kernels::cuda {
 namespace {
 
 constexpr uint64_t kMaxBytes = uint64_t{1} << 46;
-constexpr int64_t kChunkBytes = int64_t{8} << 20;  // converted on the host at a time
 
 /// out[0..cols) = the row, rounded to bf16.
 void ConvertRow(const SourceRow& row, int64_t cols, uint16_t* out) {
@@ -35,29 +34,26 @@ void ConvertRow(const SourceRow& row, int64_t cols, uint16_t* out) {
   }
 }
 
-/// Converts rows and copies them to the device, some megabytes at a time. `rows` holds those of all
-/// matrices.
-absl::StatusOr<LoadedMatrix> LoadRows(Backend& backend, int64_t num_matrices,
+/// Converts rows into pinned memory and copies them to the device, one part while the next is read;
+/// does not wait for the last. `rows` holds those of all matrices.
+absl::StatusOr<LoadedMatrix> LoadRows(const WeightDevice& device, int64_t num_matrices,
                                       const std::vector<SourceRow>& rows, int64_t cols) {
   const int64_t stride = (cols + kKTile - 1) / kKTile * kKTile;
-  const int64_t row_bytes = stride * int64_t{sizeof(uint16_t)};
-  const auto bytes = CheckedMul(rows.size(), static_cast<uint64_t>(row_bytes));
-  if (!bytes || *bytes > kMaxBytes) {
+  const size_t row_bytes = static_cast<size_t>(stride) * sizeof(uint16_t);
+  const auto bytes = CheckedMul(rows.size(), row_bytes);
+  if (!bytes || *bytes > kMaxBytes || row_bytes > PinnedCopy::kPieceBytes) {
     return absl::InvalidArgumentError(absl::StrCat("loading weights: ", rows.size(), " rows of ",
                                                    row_bytes, " bytes are too many"));
   }
-  MOED_ASSIGN_OR_RETURN(Buffer memory, backend.Allocate(static_cast<int64_t>(*bytes)));
-  const size_t rows_at_once = static_cast<size_t>(std::max<int64_t>(
-      1, std::min<int64_t>(kChunkBytes / row_bytes, static_cast<int64_t>(rows.size()))));
-  std::vector<uint16_t> chunk;
-  for (size_t first = 0; first < rows.size(); first += rows_at_once) {
-    const size_t count = std::min(rows_at_once, rows.size() - first);
-    chunk.assign(count * stride, 0);
-    for (size_t i = 0; i < count; ++i) ConvertRow(rows[first + i], cols, &chunk[i * stride]);
-    backend.CopyToDevice(memory.as<char>() + first * row_bytes, chunk.data(),
-                         static_cast<int64_t>(count) * row_bytes);
-  }
-  MOED_RETURN_IF_ERROR(backend.Synchronize());
+  MOED_ASSIGN_OR_RETURN(Buffer memory, device.backend.Allocate(static_cast<int64_t>(*bytes)));
+  device.context.CopyToDevice(
+      memory.data(), rows.size(), row_bytes, [&](char* to, size_t first, size_t count) {
+        std::memset(to, 0, count * row_bytes);
+        for (size_t i = 0; i < count; ++i) {
+          ConvertRow(rows[first + i], cols, reinterpret_cast<uint16_t*>(to + i * row_bytes));
+        }
+      });
+  MOED_RETURN_IF_ERROR(device.context.status());
   const DeviceMatrix view = {.data = memory.as<uint16_t>(),
                              .num_matrices = num_matrices,
                              .rows = static_cast<int64_t>(rows.size()) / num_matrices,
@@ -71,7 +67,7 @@ absl::StatusOr<LoadedMatrix> LoadAs(WeightFormat format, const WeightDevice& dev
                                     int64_t num_matrices, const std::vector<SourceRow>& rows,
                                     int64_t cols) {
   const Encoding encoding = EncodingOf(rows, format);
-  if (encoding == Encoding::kBf16) return LoadRows(device.backend, num_matrices, rows, cols);
+  if (encoding == Encoding::kBf16) return LoadRows(device, num_matrices, rows, cols);
   return LoadPackedRows(device, {encoding, num_matrices, cols}, rows);
 }
 

@@ -94,10 +94,13 @@ cudaError_t LaunchFew(const Device& device, GemmArguments a, int64_t max_rows_pe
 cudaError_t LaunchMany(const Device& device, GemmArguments a) {
   a.min_rows = kFewRows + 1;
   a.max_rows = INT32_MAX;
-  if (MostTiles<LargeShape>(a) < 2 * device.num_multiprocessors) {
-    return LaunchGemm<MediumShape>(device, a);
+  // Some GPUs have shared memory for the medium shape only.
+  const int64_t large = static_cast<int64_t>(SharedBytes<LargeShape>(a.num_matrices));
+  const bool fits = large + kReservedSharedBytes <= device.shared_bytes_per_multiprocessor;
+  if (fits && MostTiles<LargeShape>(a) >= 2 * device.num_multiprocessors) {
+    return LaunchGemm<LargeShape>(device, a);
   }
-  return LaunchGemm<LargeShape>(device, a);
+  return LaunchGemm<MediumShape>(device, a);
 }
 
 }  // namespace

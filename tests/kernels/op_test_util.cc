@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cstdlib>
 
 #include "kernels/cpu/instruction_sets.h"
 #include "kernels/float_convert.h"
@@ -81,6 +82,8 @@ float RoundTo(DType dtype, float x) {
 }
 
 std::vector<float> RandomValues(int64_t n, uint32_t seed, DType dtype, float scale) {
+  const char* other_seed = std::getenv("MOED_TEST_SEED");
+  if (other_seed != nullptr) seed += static_cast<uint32_t>(std::strtoul(other_seed, nullptr, 10));
   std::mt19937 random(seed);
   std::normal_distribution<float> normal;
   std::vector<float> values(n);

@@ -58,7 +58,8 @@ float RoundTo(DType dtype, float x);
 uint16_t ToBf16Bits(float x);
 uint16_t ToF16Bits(float x);
 
-/// n normally distributed values, times scale, rounded to dtype.
+/// n normally distributed values, times scale, rounded to dtype. With MOED_TEST_SEED=N in the
+/// environment they are others.
 std::vector<float> RandomValues(int64_t n, uint32_t seed, DType dtype, float scale = 1.0f);
 
 /// A matrix in backend memory. Fresh ones are poisoned: every byte is 0xff, a NaN in all formats.

@@ -6,6 +6,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "kernels/create_backend.h"
+#include "tests/fakes/weights_backend.h"
 
 namespace moed {
 namespace {
@@ -66,6 +67,70 @@ TEST_F(BatchInputsTest, ForgetsThePlanBefore) {
   EXPECT_EQ(batch.num_tokens, 0);
   EXPECT_EQ(batch.num_sampled, 0);
   EXPECT_THAT(batch.attention.row_begin, ElementsAre(0));
+}
+
+/// Records steps of multiples of four rows.
+class RecordingBackend final : public WeightsBackend {
+ public:
+  int64_t RowsToRecord(int64_t num_rows) const override { return (num_rows + 3) / 4 * 4; }
+};
+
+Slice Decode(int32_t token, int32_t position) {
+  return {.start_position = position,
+          .token_ids = {token},
+          .block_table = {2 * token, 2 * token + 1},
+          .sample = SampleRequest{.position = position + 1}};
+}
+
+class RecordableBatchTest : public ::testing::Test {
+ protected:
+  ModelBatch Fill(const StepPlan& plan, int32_t max_sequences = 8) {
+    absl::StatusOr<BatchInputs> inputs = BatchInputs::Create(
+        backend_,
+        {.block_size = 4, .max_tokens_per_step = 8, .max_sequences_per_step = max_sequences});
+    EXPECT_TRUE(inputs.ok()) << inputs.status();
+    inputs_ = std::make_unique<BatchInputs>(*std::move(inputs));
+    return inputs_->Fill(plan);
+  }
+
+  RecordingBackend backend_;
+  std::unique_ptr<BatchInputs> inputs_;
+};
+
+TEST_F(RecordableBatchTest, IsFilledUpWithTheSequenceThatHasTheFewestKeys) {
+  const StepPlan plan = {.num_tokens_per_rank = {2}, .slices = {Decode(5, 7), Decode(6, 2)}};
+  const ModelBatch batch = Fill(plan);
+  EXPECT_TRUE(batch.is_recordable);
+  EXPECT_EQ(batch.num_tokens, 4);
+  EXPECT_EQ(batch.num_own_tokens, 2);
+  EXPECT_EQ(*batch.num_counted_tokens, 2);
+  EXPECT_THAT(batch.num_tokens_per_rank, ElementsAre(4));
+  EXPECT_THAT(std::span(batch.token_ids, 4), ElementsAre(5, 6, 6, 6));
+  EXPECT_THAT(std::span(batch.positions, 4), ElementsAre(7, 2, 2, 2));
+  EXPECT_THAT(std::span(batch.slots, 4), ElementsAre(11 * 4 + 3, 12 * 4 + 2, 50, 50));
+  EXPECT_THAT(batch.attention.block_tables, ElementsAre(10, 11, 12, 13, 12, 13, 12, 13));
+  EXPECT_EQ(batch.num_sampled, 4);
+  EXPECT_THAT(std::span(batch.sampled_rows, 4), ElementsAre(0, 1, 2, 3));
+}
+
+TEST_F(RecordableBatchTest, IsNeverLargerThanAStepMayBe) {
+  const StepPlan plan = {.num_tokens_per_rank = {2}, .slices = {Decode(5, 7), Decode(6, 2)}};
+  EXPECT_EQ(Fill(plan, 3).num_tokens, 3);
+}
+
+TEST_F(RecordableBatchTest, StepsThatHaveMoreThanDecodingAreLeftAsTheyAre) {
+  Slice prompt = Decode(5, 0);
+  prompt.token_ids = {1, 2};
+  Slice unsampled = Decode(5, 0);
+  unsampled.sample.reset();
+  for (const Slice& other : {prompt, unsampled}) {
+    const StepPlan plan = {.num_tokens_per_rank = {9}, .slices = {Decode(6, 2), other}};
+    const ModelBatch batch = Fill(plan);
+    EXPECT_FALSE(batch.is_recordable);
+    EXPECT_EQ(batch.num_tokens, 1 + static_cast<int64_t>(other.token_ids.size()));
+    EXPECT_EQ(batch.num_own_tokens, batch.num_tokens);
+    EXPECT_THAT(batch.num_tokens_per_rank, ElementsAre(9));
+  }
 }
 
 }  // namespace
