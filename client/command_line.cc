@@ -12,6 +12,18 @@ constexpr char kSampling[] = "Sampling";
 constexpr char kStopping[] = "Stopping";
 constexpr char kResponse[] = "Response";
 constexpr char kRequest[] = "Request";
+constexpr char kFooter[] = R"(`moedctl COMMAND --help` lists the flags of a command; those above may
+follow it as well.
+Results go to standard output, one line about a failure to standard error.
+Exit codes: 0 ok; 1 failure (health: not serving; drain: requests are left); 2 wrong usage;
+130 interrupted.
+
+Examples:
+  moedctl generate --max-tokens 40 "Once upon a time"
+  moedctl generate --json --temperature 0 --file prompt.txt
+  moedctl --server unix:/run/moed/moed.sock status
+  moedctl --server gpu7:50051 --tls-ca ca.pem --token-file token experts --layer 3
+  moedctl health && echo serving)";
 
 void AddText(CLI::App& app, const char* name, TextFlags& text) {
   CLI::Option* argument = app.add_option(name, text.text, "The text; - reads standard input");
@@ -163,6 +175,8 @@ void AddGlobal(CLI::App& app, CommandLine& line) {
 std::variant<CommandLine, int> ParseCommandLine(int argc, const char* const* argv) {
   CommandLine line;
   CLI::App app("moedctl: talks to a moed server", "moedctl");
+  app.set_version_flag("--version", MOED_VERSION);
+  app.footer(kFooter);
   AddGlobal(app, line);
   app.fallthrough();  // --server and --json may follow the command as well
   app.require_subcommand(1);

@@ -10,6 +10,8 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
 #include "config/base/status_macros.h"
 #include "config/daemon_config.h"
 #include "config/logging.h"
@@ -46,19 +48,74 @@ std::string HelpText(const ConfigField& field) {
   return help;
 }
 
+// Headings of --help: each field belongs to the last group whose first field it is or follows.
+struct FieldGroup {
+  absl::string_view first_key;
+  const char* heading;
+};
+constexpr FieldGroup kFieldGroups[] = {{"model", "Model"},
+                                       {"ranks", "Ranks"},
+                                       {"kv_dtype", "KV memory"},
+                                       {"max_tokens_per_step", "Batching and admission"},
+                                       {"listen", "Addresses and safety"},
+                                       {"ready_file", "Life of the process"}};
+
+constexpr char kFooter[] =
+    R"(Every setting is a key of the config file, with '_' for '-'; a flag of a bool may be --no-NAME.
+
+Signals: SIGTERM and SIGINT refuse new requests, finish what runs within --drain-timeout-s, and end.
+A second one ends at once.
+Environment: NOTIFY_SOCKET (a service manager that is told of READY, STOPPING and STATUS, as sd_notify
+does), XDG_RUNTIME_DIR (where the sockets of the engines lie; else /tmp).
+Exit codes: 0 ended by a signal, or the plan of --check works; 1 failure; 2 wrong usage.
+
+Examples:
+  moed --ranks 2                                     the demo model, on 127.0.0.1:50051
+  moed --model /models/Qwen3-30B-A3B --ranks 4 --dtype int8 --check
+  moed --config /etc/moed/moed.json --log-level debug
+  moed --listen 0.0.0.0:50051 --tls-cert server.pem --tls-key server.key --token-file tokens)";
+
+// A default as --help shows it; one overload for each type of field.
+struct DefaultText {
+  std::string operator()(std::string DaemonConfig::*member) const { return DaemonConfig().*member; }
+  std::string operator()(bool DaemonConfig::*member) const {
+    return DaemonConfig().*member ? "true" : "false";
+  }
+  template <typename Number>
+  std::string operator()(Number DaemonConfig::*member) const {
+    return absl::StrCat(DaemonConfig().*member);
+  }
+};
+
+const char* TypeName(const ConfigField& field) {
+  return std::holds_alternative<std::string DaemonConfig::*>(field.member) ? "TEXT" : "NUMBER";
+}
+
+CLI::Option* AddFlag(CLI::App& app, const ConfigField& field, std::string& value) {
+  if (std::holds_alternative<bool DaemonConfig::*>(field.member)) {
+    const std::string is_default = std::visit(DefaultText{}, field.member);
+    return app.add_flag(FlagNames(field), value, HelpText(field) + " [" + is_default + "]");
+  }
+  return app.add_option(FlagNames(field), value, HelpText(field))
+      ->type_name(TypeName(field))
+      ->default_str(std::visit(DefaultText{}, field.member));
+}
+
 void AddFlags(CLI::App& app, CommandLine& line) {
-  app.add_option("--config", line.config_file,
-                 "JSON file of the settings below; flags override it");
+  app.add_option("--config", line.config_file, "JSON file of the settings below; flags override it")
+      ->type_name("FILE");
   app.add_flag("--check", line.check, "print the plan, or why it cannot work, and exit");
   app.add_flag("--json", line.json, "with --check: print one JSON object");
   line.values.resize(DaemonConfigFields().size());
+  const char* heading = "Options";
   for (size_t i = 0; i < line.values.size(); ++i) {
     const ConfigField& field = DaemonConfigFields()[i];
-    const bool is_bool = std::holds_alternative<bool DaemonConfig::*>(field.member);
-    line.options.push_back(is_bool
-                               ? app.add_flag(FlagNames(field), line.values[i], HelpText(field))
-                               : app.add_option(FlagNames(field), line.values[i], HelpText(field)));
+    for (const FieldGroup& group : kFieldGroups) {
+      if (group.first_key == field.key) heading = group.heading;
+    }
+    line.options.push_back(AddFlag(app, field, line.values[i])->group(heading));
   }
+  app.footer(kFooter);
 }
 
 absl::StatusOr<DaemonConfig> MakeConfig(const CommandLine& line) {

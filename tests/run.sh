@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # All tests: set-up, lint, release build and tests, the build without gRPC, the CUDA kernels through nvcc, and
 # parts under sanitizers.
-# Usage: tests/run.sh [STEP ...]     steps: lint release norpc cuda asan tsan (default: all, in this order)
+# Usage: tests/run.sh [STEP ...]     steps: lint release deploy norpc cuda asan tsan (default: all, in this order)
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -62,6 +62,13 @@ release() {
   run_ctest release -j 2
 }
 
+# What is installed is all of the release build.
+deploy() {
+  step "deploy: install, unit, manifests, rolling update, image"
+  build release -DMOED_BUILD_TESTS=ON
+  MOED_BUILD_DIR=build/release bash tests/deploy/run.sh || fail "tests of the deployment failed"
+}
+
 norpc() {
   step "without gRPC: build and test the engine"
   build norpc
@@ -106,11 +113,11 @@ tsan() { TSAN_OPTIONS=second_deadlock_stack=1 sanitized tsan "${tsan_targets[@]}
 
 bash deploy/setup.sh --with-tests
 steps=("$@")
-[ ${#steps[@]} -gt 0 ] || steps=(lint release norpc cuda asan tsan)
+[ ${#steps[@]} -gt 0 ] || steps=(lint release deploy norpc cuda asan tsan)
 for s in "${steps[@]}"; do
   case "$s" in
-    lint|release|norpc|cuda|asan|tsan) "$s" ;;
-    *) fail "unknown step '$s' (expected lint, release, norpc, cuda, asan, tsan)" ;;
+    lint|release|deploy|norpc|cuda|asan|tsan) "$s" ;;
+    *) fail "unknown step '$s' (expected lint, release, deploy, norpc, cuda, asan, tsan)" ;;
   esac
 done
 step "all passed: ${steps[*]}"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Tests of what deploys moed: the installed tree, the systemd unit, the manifests, a rolling update, the image.
-# Usage: tests/deploy/run.sh [--full] [STEP ...]     steps: install manifests rolling image (default: all, in this order)
+# Usage: tests/deploy/run.sh [--full] [STEP ...]     steps: install manifests compose rolling image (default: all, in this order)
 # --full also compiles moed inside the image build, on a base that debootstrap makes: half an hour on two cores.
 # Needs a release build (MOED_BUILD_DIR, default build/release). What this machine cannot do is skipped by name.
 set -euo pipefail
@@ -75,6 +75,15 @@ step_manifests() {
   passed "manifests"
 }
 
+step_compose() {
+  packages python3-yaml || { skip "compose: python3-yaml cannot be installed"; return; }
+  python3 -m pip install -q --no-deps --upgrade --target "$scratch/podman-compose" podman-compose python-dotenv >"$scratch/pip.log" 2>&1 ||
+    { skip "compose: PyPI does not give podman-compose"; return; }
+  /usr/bin/python3 tests/deploy/check_compose.py --podman-compose "$scratch/podman-compose" --programs "$prefix/bin" ||
+    fail "compose.yaml is not as it should be"
+  passed "compose.yaml"
+}
+
 step_rolling() {
   MOED_BINARY_DIR="$prefix/bin" /usr/bin/python3 tests/deploy/rolling_update_test.py || fail "a rolling update loses requests"
   passed "a rolling update loses no request"
@@ -94,14 +103,14 @@ step_image() {
 full=()
 [ "${1:-}" = --full ] && { full=(--full); shift; }
 steps=("$@")
-[ ${#steps[@]} -gt 0 ] || steps=(install manifests rolling image)
+[ ${#steps[@]} -gt 0 ] || steps=(install manifests compose rolling image)
 mkdir -p "$scratch"
 install_tree
 for s in "${steps[@]}"; do
   case "$s" in
-    install|manifests|rolling) "step_$s" ;;
+    install|manifests|compose|rolling) "step_$s" ;;
     image) step_image "${full[@]}" ;;
-    *) fail "unknown step '$s' (expected install, manifests, rolling, image)" ;;
+    *) fail "unknown step '$s' (expected install, manifests, compose, rolling, image)" ;;
   esac
 done
 [ ${#skipped[@]} -eq 0 ] || printf 'tests/deploy: SKIPPED: %s\n' "${skipped[@]}"
