@@ -1,5 +1,4 @@
-// moed-engine: the process of one rank. The daemon starts it, configures it and
-// sends it steps.
+// moed-engine: the process of one rank. The daemon starts it, configures it and sends it steps.
 
 #include <CLI/CLI.hpp>
 #include <iostream>
@@ -22,53 +21,45 @@
 namespace moed {
 namespace {
 
-absl::StatusOr<std::unique_ptr<Communicator>>
-JoinNcclGroup(const EngineConfig &config, const LoadHooks &hooks,
-              kernels::Backend &backend) {
+absl::StatusOr<std::unique_ptr<Communicator>> JoinNcclGroup(const EngineConfig& config,
+                                                            const LoadHooks& hooks,
+                                                            kernels::Backend& backend) {
   std::string name;
   if (config.rank == 0) {
     MOED_ASSIGN_OR_RETURN(name, MakeNcclUniqueId(config.nccl_library));
   }
   MOED_ASSIGN_OR_RETURN(name, hooks.share_group_name(name));
-  return CreateNcclCommunicator(backend,
-                                {.library = config.nccl_library,
-                                 .unique_id = name,
-                                 .rank = config.rank,
-                                 .num_ranks = config.placement.num_ranks,
-                                 .timeout = config.exchange_timeout});
+  return CreateNcclCommunicator(backend, {.library = config.nccl_library,
+                                          .unique_id = name,
+                                          .rank = config.rank,
+                                          .num_ranks = config.placement.num_ranks,
+                                          .timeout = config.exchange_timeout});
 }
 
-absl::StatusOr<std::unique_ptr<Communicator>>
-JoinShmGroup(const EngineConfig &config, int shm_fd) {
+absl::StatusOr<std::unique_ptr<Communicator>> JoinShmGroup(const EngineConfig& config, int shm_fd) {
   if (shm_fd < 0) {
     return absl::FailedPreconditionError(
-        "starting a rank of several: --shm-fd is missing, the ranks have "
-        "nothing to exchange "
+        "starting a rank of several: --shm-fd is missing, the ranks have nothing to exchange "
         "through");
   }
-  return CreateShmCommunicator(
-      shm_fd, {.rank = config.rank,
-               .num_ranks = config.placement.num_ranks,
-               .max_bytes_per_rank = config.max_exchange_bytes_per_rank,
-               .timeout = config.exchange_timeout});
+  return CreateShmCommunicator(shm_fd, {.rank = config.rank,
+                                        .num_ranks = config.placement.num_ranks,
+                                        .max_bytes_per_rank = config.max_exchange_bytes_per_rank,
+                                        .timeout = config.exchange_timeout});
 }
 
 /// Memory of the host is shared; memory of devices goes through NCCL.
-absl::StatusOr<std::unique_ptr<Communicator>>
-CreateCommunicator(const EngineConfig &config, const LoadHooks &hooks,
-                   int shm_fd, kernels::Backend &backend) {
-  if (config.placement.num_ranks == 1)
-    return CreateSingleRankCommunicator();
-  if (backend.op_stream() != nullptr)
-    return JoinNcclGroup(config, hooks, backend);
+absl::StatusOr<std::unique_ptr<Communicator>> CreateCommunicator(const EngineConfig& config,
+                                                                 const LoadHooks& hooks, int shm_fd,
+                                                                 kernels::Backend& backend) {
+  if (config.placement.num_ranks == 1) return CreateSingleRankCommunicator();
+  if (backend.op_stream() != nullptr) return JoinNcclGroup(config, hooks, backend);
   return JoinShmGroup(config, shm_fd);
 }
 
-WeightLoaderOptions ToLoaderOptions(const EngineConfig &config,
-                                    const LoadHooks &hooks) {
+WeightLoaderOptions ToLoaderOptions(const EngineConfig& config, const LoadHooks& hooks) {
   return {.model_dir = config.model_dir,
-          .format =
-              config.dummy_weights ? LoadFormat::kDummy : LoadFormat::kAuto,
+          .format = config.dummy_weights ? LoadFormat::kDummy : LoadFormat::kAuto,
           .dummy_seed = config.dummy_seed,
           .weight_format = config.weight_format,
           .rank = config.rank,
@@ -76,7 +67,7 @@ WeightLoaderOptions ToLoaderOptions(const EngineConfig &config,
           .cancelled = hooks.cancelled};
 }
 
-LocalEngineOptions ToEngineOptions(const EngineConfig &config) {
+LocalEngineOptions ToEngineOptions(const EngineConfig& config) {
   return {.backend = {.device = config.device,
                       .activation_dtype = config.activation_dtype,
                       .num_threads = config.num_threads,
@@ -91,68 +82,57 @@ LocalEngineOptions ToEngineOptions(const EngineConfig &config) {
           .num_valid_tokens = config.num_valid_tokens};
 }
 
-absl::StatusOr<std::unique_ptr<Engine>>
-CreateEngine(const EngineConfig &config, const LoadHooks &hooks, int shm_fd) {
-  MOED_ASSIGN_OR_RETURN(const ModelConfig model,
-                        config.model_config_json.empty()
-                            ? LoadModelConfig(config.model_dir)
-                            : ParseModelConfig(config.model_config_json));
-  return LocalEngine::Create(
-      model, config.placement, ToLoaderOptions(config, hooks),
-      ToEngineOptions(config), [&](kernels::Backend &backend) {
-        return CreateCommunicator(config, hooks, shm_fd, backend);
-      });
+absl::StatusOr<std::unique_ptr<Engine>> CreateEngine(const EngineConfig& config,
+                                                     const LoadHooks& hooks, int shm_fd) {
+  MOED_ASSIGN_OR_RETURN(const ModelConfig model, config.model_config_json.empty()
+                                                     ? LoadModelConfig(config.model_dir)
+                                                     : ParseModelConfig(config.model_config_json));
+  return LocalEngine::Create(model, config.placement, ToLoaderOptions(config, hooks),
+                             ToEngineOptions(config), [&](kernels::Backend& backend) {
+                               return CreateCommunicator(config, hooks, shm_fd, backend);
+                             });
 }
 
-/// The daemon reads these lines, adds time and rank, and logs them at the level
-/// they start with.
-absl::Status StartLogging(const std::string &level) {
+/// The daemon reads these lines, adds time and rank, and logs them at the level they start with.
+absl::Status StartLogging(const std::string& level) {
   MOED_RETURN_IF_ERROR(InitLogging(level, "engine"));
   spdlog::set_pattern("level=%l %v");
   return absl::OkStatus();
 }
 
-int Run(const EngineServerOptions &options, int shm_fd) {
-  const absl::Status status = RunEngineServer(
-      options, [shm_fd](const EngineConfig &config, const LoadHooks &hooks) {
+int Run(const EngineServerOptions& options, int shm_fd) {
+  const absl::Status status =
+      RunEngineServer(options, [shm_fd](const EngineConfig& config, const LoadHooks& hooks) {
         return CreateEngine(config, hooks, shm_fd);
       });
-  if (status.ok())
-    return 0;
-  SPDLOG_ERROR("event=engine_failed error=\"{}\"",
-               std::string(status.message()));
+  if (status.ok()) return 0;
+  SPDLOG_ERROR("event=engine_failed error=\"{}\"", std::string(status.message()));
   return 1;
 }
 
-} // namespace
-} // namespace moed
+}  // namespace
+}  // namespace moed
 
-int main(int argc, char **argv) {
-  CLI::App app("moed-engine: the process of one rank, started by moed",
-               "moed-engine");
+int main(int argc, char** argv) {
+  CLI::App app("moed-engine: the process of one rank, started by moed", "moed-engine");
   moed::EngineServerOptions options;
   int shm_fd = -1;
   std::string log_level = "info";
-  app.add_option("--listen", options.listen, "Control socket, unix:PATH")
-      ->required();
-  app.add_option("--shm-fd", shm_fd,
-                 "Inherited descriptor of the exchange segment");
-  app.add_option(
-      "--parent-fd", options.parent_fd,
-      "Inherited read end of a pipe; exit when its writers are gone");
-  app.add_option("--log-level", log_level,
-                 "trace, debug, info, warn, error or off");
+  app.add_option("--listen", options.listen, "Control socket, unix:PATH")->required();
+  app.add_option("--shm-fd", shm_fd, "Inherited descriptor of the exchange segment");
+  app.add_option("--parent-fd", options.parent_fd,
+                 "Inherited read end of a pipe; exit when its writers are gone");
+  app.add_option("--log-level", log_level, "trace, debug, info, warn, error or off");
   app.set_version_flag("--version", MOED_VERSION);
-  app.footer("People start moed, which starts its engines, tells each its "
-             "model and rank over --listen, and\n"
-             "ends them. Log lines go to standard error; moed adds time and "
-             "rank to them.\n"
-             "Exit codes: 0 told to end, or its daemon has gone; 1 failure; 2 "
-             "wrong usage.\n\n"
-             "Examples:\n  moed-engine --listen unix:/run/moed/rank-0.sock");
+  app.footer(
+      "People start moed, which starts its engines, tells each its model and rank over --listen, "
+      "and\n"
+      "ends them. Log lines go to standard error; moed adds time and rank to them.\n"
+      "Exit codes: 0 told to end, or its daemon has gone; 1 failure; 2 wrong usage.\n\n"
+      "Examples:\n  moed-engine --listen unix:/run/moed/rank-0.sock");
   try {
     app.parse(argc, argv);
-  } catch (const CLI::ParseError &error) {
+  } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? 0 : 2;
   }
   if (const absl::Status status = moed::StartLogging(log_level); !status.ok()) {
