@@ -24,10 +24,11 @@ struct DaemonConfig {
 
   // The ranks.
   int32_t ranks = 1;
-  std::string device = "cpu";   // or "cuda": rank N on GPU N; or "cuda:N": all on one GPU
-  std::string nccl_library;     // of ranks on GPUs; empty = libnccl.so.2
-  int32_t threads = 0;          // of one rank; 0 = cores / ranks
-  std::string instruction_set;  // empty = the best of this machine
+  std::string device = "cpu";     // or "cuda": rank N on GPU N; or "cuda:N": all on one GPU
+  std::string nccl_library;       // of ranks on GPUs; empty = libnccl.so.2
+  std::string exchange = "auto";  // how ranks exchange rows; on GPUs: measured at the start
+  int32_t threads = 0;            // of one rank; 0 = cores / ranks
+  std::string instruction_set;    // empty = the best of this machine
   std::string expert_placement = "linear";
   std::string engine_binary;    // empty = moed-engine beside moed
   double step_timeout_s = 600;  // a dead engine is noticed at once: this is for one that hangs

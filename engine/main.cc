@@ -17,6 +17,7 @@
 #include "engine/rpc/engine_config.h"
 #include "engine/rpc/engine_server.h"
 #include "engine/runtime/local_engine.h"
+#include "kernels/create_backend.h"
 
 namespace moed {
 namespace {
@@ -79,6 +80,7 @@ LocalEngineOptions ToEngineOptions(const EngineConfig& config) {
           .max_tokens_per_step = config.max_tokens_per_step,
           .max_sequences_per_step = config.max_sequences_per_step,
           .max_model_len = config.max_model_len,
+          .exchange = config.exchange,
           .num_valid_tokens = config.num_valid_tokens};
 }
 
@@ -100,6 +102,17 @@ absl::Status StartLogging(const std::string& level) {
   return absl::OkStatus();
 }
 
+/// For the daemon's memory plan.
+int PrintFreeMemory(const std::string& device) {
+  const absl::StatusOr<int64_t> bytes = kernels::FreeDeviceBytes(device);
+  if (bytes.ok()) {
+    std::cout << "free_bytes=" << *bytes << "\n";
+    return 0;
+  }
+  std::cerr << bytes.status().message() << "\n";
+  return 1;
+}
+
 int Run(const EngineServerOptions& options, int shm_fd) {
   const absl::Status status =
       RunEngineServer(options, [shm_fd](const EngineConfig& config, const LoadHooks& hooks) {
@@ -118,7 +131,9 @@ int main(int argc, char** argv) {
   moed::EngineServerOptions options;
   int shm_fd = -1;
   std::string log_level = "info";
-  app.add_option("--listen", options.listen, "Control socket, unix:PATH")->required();
+  std::string free_memory_of;
+  app.add_option("--listen", options.listen, "Control socket, unix:PATH");
+  app.add_option("--free-memory", free_memory_of, "Print the free bytes of a device and exit");
   app.add_option("--shm-fd", shm_fd, "Inherited descriptor of the exchange segment");
   app.add_option("--parent-fd", options.parent_fd,
                  "Inherited read end of a pipe; exit when its writers are gone");
@@ -132,9 +147,13 @@ int main(int argc, char** argv) {
       "Examples:\n  moed-engine --listen unix:/run/moed/rank-0.sock");
   try {
     app.parse(argc, argv);
+    if (options.listen.empty() == free_memory_of.empty()) {
+      throw CLI::RequiredError("One of --listen and --free-memory");
+    }
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? 0 : 2;
   }
+  if (!free_memory_of.empty()) return moed::PrintFreeMemory(free_memory_of);
   if (const absl::Status status = moed::StartLogging(log_level); !status.ok()) {
     std::cerr << "moed-engine: " << status.message() << "\n";
     return 2;

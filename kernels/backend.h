@@ -102,6 +102,7 @@ class Backend {
   virtual void Attention(const AttentionParams& params) = 0;
   virtual void Route(const RouteParams& params) = 0;
   virtual void PlanExperts(const PlanExpertsParams& params) = 0;
+  virtual void LocateRows(const LocateRowsParams& params) = 0;
   virtual void GatherRows(const GatherRowsParams& params) = 0;
   virtual void ExpertsGateUp(const ExpertsGateUpParams& params) = 0;
   virtual void ExpertsDown(const ExpertsDownParams& params) = 0;

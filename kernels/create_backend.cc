@@ -22,6 +22,14 @@ absl::StatusOr<std::unique_ptr<Backend>> CreateBackend(const BackendOptions& opt
                                                  options.device, "\", expected ", expected));
 }
 
+absl::StatusOr<int64_t> FreeDeviceBytes(const std::string& device) {
+#ifdef MOED_WITH_CUDA
+  if (absl::StartsWith(device, "cuda:")) return cuda::FreeDeviceBytes(device);
+#endif
+  return absl::InvalidArgumentError(absl::StrCat(
+      "asking for free memory: this build has no device \"", device, "\" with memory of its own"));
+}
+
 bool KeepsFp8(const BackendOptions& options) { return absl::StartsWith(options.device, "cuda"); }
 
 }  // namespace moed::kernels

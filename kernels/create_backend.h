@@ -22,6 +22,10 @@ struct BackendOptions {
 /// that the device has not; NOT_FOUND where fast numerics find no cuBLAS.
 absl::StatusOr<std::unique_ptr<Backend>> CreateBackend(const BackendOptions& options);
 
+/// Bytes of memory that a device has free. INVALID_ARGUMENT for "cpu", whose memory is the host's,
+/// and for a device that this build has not.
+absl::StatusOr<int64_t> FreeDeviceBytes(const std::string& device);
+
 /// Whether that backend keeps block-scaled fp8 matrices so; otherwise they become what kStored
 /// says.
 bool KeepsFp8(const BackendOptions& options);

@@ -126,8 +126,8 @@ struct RouteParams {
   float* topk_weights = nullptr;  // [T, K]
 };
 
-/// Groups the rows of a layer by the expert slot that computes them, where all experts are on this
-/// rank: nothing of it is known to the host.
+/// Groups the rows of a layer by the expert slot that computes them: nothing of it is known to the
+/// host.
 struct PlanExpertsParams {
   const int32_t* topk_ids = nullptr;  // [T, K]
   int64_t num_tokens = 0;             // T
@@ -137,10 +137,23 @@ struct PlanExpertsParams {
   int32_t num_slots = 0;
   /// [1]: tokens from there on are computed but not counted; null: all are counted.
   const int32_t* num_counted_tokens = nullptr;
+  int32_t counted_begin = 0;  // nor are tokens before this, or from counted_end on
+  int32_t counted_end = INT32_MAX;
   int32_t* expert_offsets = nullptr;     // [num_slots + 1] rows of slot s are [o[s], o[s+1])
   int32_t* x_row = nullptr;              // [T * K] token of each row, by (slot, token, k)
   int32_t* out_row = nullptr;            // [T * K] token * K + k of each row
   int32_t* tokens_per_expert = nullptr;  // [num_experts]
+};
+
+/// row_of[t, k] = block_of_expert[topk_ids[t, k]] * block_rows + t * K + k: where each choice's row
+/// is when every rank has returned a block of them.
+struct LocateRowsParams {
+  const int32_t* topk_ids = nullptr;         // [T, K]
+  int64_t num_tokens = 0;                    // T
+  int32_t top_k = 0;                         // K
+  const int32_t* block_of_expert = nullptr;  // [num_experts]
+  int32_t block_rows = 0;                    // of one block; all rows fit in 31 bits
+  int32_t* row_of = nullptr;                 // [T, K]
 };
 
 struct GatherRowsParams {

@@ -14,6 +14,7 @@
 #include "engine/runtime/local_engine.h"
 #include "engine/runtime/memory_estimate.h"
 #include "engine/runtime/parse_dtype.h"
+#include "server/device_memory.h"
 #include "server/host_memory.h"
 #include "server/placement/load_placement.h"
 #include "server/supervisor/cpu_assignment.h"
@@ -124,6 +125,11 @@ absl::Status FillEngineConfig(const DaemonConfig& config, LaunchPlan& plan) {
   engine.placement = plan.placement;
   MOED_ASSIGN_OR_RETURN(engine.device, Device(config));
   engine.nccl_library = config.nccl_library;
+  // Ranks of one host wait for each other so little that the bytes decide.
+  const std::string automatic = engine.device == "cpu" ? "all_to_all" : "measured";
+  MOED_ASSIGN_OR_RETURN(
+      engine.exchange,
+      ParseExchangeStrategy(config.exchange == "auto" ? automatic : config.exchange));
   MOED_ASSIGN_OR_RETURN(const EngineDType dtype, ParseEngineDType(config.dtype));
   engine.activation_dtype = dtype.activation;
   engine.weight_format = dtype.weights;
@@ -150,11 +156,17 @@ LocalEngineOptions ToEngineOptions(const EngineConfig& engine) {
           .max_tokens_per_step = engine.max_tokens_per_step,
           .max_sequences_per_step = engine.max_sequences_per_step,
           .max_model_len = engine.max_model_len,
+          .exchange = engine.exchange,
           .num_valid_tokens = engine.num_valid_tokens};
 }
 
 absl::StatusOr<int64_t> AvailableBytes(const DaemonConfig& config) {
   if (config.memory_limit_gib > 0) return static_cast<int64_t>(config.memory_limit_gib * kGib);
+  if (config.device != "cpu") {
+    return AvailableDeviceBytes({.engine_binary = config.engine_binary,
+                                 .device = config.device,
+                                 .num_ranks = config.ranks});
+  }
   return AvailableMemoryBytes();
 }
 

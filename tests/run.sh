@@ -90,7 +90,7 @@ asan_targets=(json_reader_test logging_test model_config_test rope_test daemon_c
               attention_test create_backend_test gemm_test int_gemm_test moe_ops_test panel_packing_test sampling_test thread_pool_test
               cuda_emulation_test cuda_backend_test emulated_cuda_test
               expert_placement_test dummy_tensors_test format_rule_test safetensors_file_test weight_loader_test
-              shm_communicator_test dispatch_plan_test moe_layer_test moe_exchange_test paged_kv_cache_test sampler_test
+              shm_communicator_test nccl_communicator_test dispatch_plan_test moe_layer_test moe_exchange_test paged_kv_cache_test sampler_test
               decoder_model_test batch_inputs_test validate_step_plan_test local_engine_test reference_test
               unicode_test regex_test tokenizer_test stream_decoder_test
               kv_block_manager_test scheduler_test scheduler_random_load_test stop_string_matcher_test

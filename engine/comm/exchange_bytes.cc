@@ -10,7 +10,7 @@ namespace {
 
 bool InRange(const ExchangeShape& shape) {
   return shape.num_ranks >= 1 && shape.max_tokens_per_rank >= 0 && shape.hidden_size >= 1 &&
-         shape.top_k >= 1 && shape.max_slots_per_rank >= 0;
+         shape.top_k >= 1 && shape.max_slots_per_rank >= 0 && shape.max_gather_tokens >= 0;
 }
 
 }  // namespace
@@ -32,15 +32,18 @@ absl::StatusOr<int64_t> MaxExchangeBytesPerRank(const ExchangeShape& shape) {
   if (!bytes || *bytes > static_cast<uint64_t>(INT64_MAX)) {
     return absl::InvalidArgumentError("sizing the exchange: more than 2^63 bytes");
   }
-  if (shape.num_ranks == 1) return 0;
-  // With few tokens every rank gets all rows, and all topk_ids and weights with them.
-  const uint64_t choice_bytes = static_cast<uint64_t>(shape.top_k) * 2 * sizeof(int32_t);
-  const auto token_bytes = CheckedAdd(*row_bytes, choice_bytes);
-  const auto gathered = token_bytes ? CheckedMul(tokens, *token_bytes) : std::nullopt;
+  const uint64_t ids_bytes = tokens * static_cast<uint64_t>(shape.top_k) * sizeof(int32_t);
+  const uint64_t most = std::max(*bytes, shape.num_ranks > 1 ? ids_bytes : 0);
+  // A gathered token has at least one row to return, and its topk_ids beside it on the way out.
+  const uint64_t peer_choices = static_cast<uint64_t>(shape.max_gather_tokens) *
+                                static_cast<uint64_t>(shape.num_ranks - 1) *
+                                static_cast<uint64_t>(shape.top_k);
+  const auto returned = CheckedMul(peer_choices, *row_bytes);
+  const auto gathered = returned ? CheckedAdd(*returned, peer_choices * sizeof(int32_t)) : returned;
   if (!gathered || *gathered > static_cast<uint64_t>(INT64_MAX)) {
     return absl::InvalidArgumentError("sizing the exchange: more than 2^63 bytes");
   }
-  return static_cast<int64_t>(std::max(*bytes, *gathered));
+  return static_cast<int64_t>(std::max(most, *gathered));
 }
 
 }  // namespace moed

@@ -41,12 +41,14 @@ struct ExchangeShape {
   int64_t hidden_size = 0;
   int32_t top_k = 0;
   int32_t max_slots_per_rank = 0;  // most expert slots of one layer on one rank
+  int32_t max_gather_tokens = 0;   // most tokens of a rank in a layer where all ranks get all rows
   DType activation = DType::kF32;  // of the rows that travel
 };
 
 /// Most bytes one rank sends to others in one collective call of a step, for sizing the segment:
-/// the larger of the gathered rows with their topk_ids and weights, and the combine
-/// (min(top_k, max_slots_per_rank) rows for each token of all other ranks); 0 with one rank.
+/// the largest of the gathered topk_ids, the dispatch (every token once to every other rank), the
+/// combine (min(top_k, max_slots_per_rank) rows for each token of all other ranks), and the
+/// gathered rows and returned blocks (top_k rows for each token) of max_gather_tokens tokens.
 /// INVALID_ARGUMENT for counts out of range or sizes beyond 63 bits.
 absl::StatusOr<int64_t> MaxExchangeBytesPerRank(const ExchangeShape& shape);
 

@@ -29,8 +29,9 @@ absl::StatusOr<std::unique_ptr<DecoderModel>> DecoderModel::Create(const Decoder
   if (params.config->num_moe_layers() > 0) {
     MOED_ASSIGN_OR_RETURN(
         model->moe_layer_,
-        MoeLayer::Create(*params.backend, *params.communicator, *params.config, *params.placement,
-                         {.max_tokens_per_rank = params.max_tokens_per_rank}));
+        MoeLayer::Create(
+            *params.backend, *params.communicator, *params.config, *params.placement,
+            {.max_tokens_per_rank = params.max_tokens_per_rank, .exchange = params.exchange}));
   }
   model->FoldLogitsScalingIntoFinalNorm();
   return model;

@@ -26,6 +26,7 @@ struct DecoderModelParams {
   const ExpertPlacement* placement = nullptr;
   int32_t max_model_len = 0;        // positions
   int32_t max_tokens_per_rank = 0;  // largest entry of num_tokens_per_rank in any step
+  ExchangeStrategy exchange = ExchangeStrategy::kAllToAll;
 };
 
 /// The forward pass of one rank: token ids in, logits of the sampled rows out.

@@ -27,6 +27,8 @@ class ExpertSlots {
   /// home_rank), so that a hot expert's rows spread over all its copies. So the copy depends on the
   /// batch, but no result does: copies hold the same weights and every op is row-invariant.
   int32_t Choose(int32_t expert_id, int32_t home_rank, int32_t token, int32_t k) const;
+  /// The first copy of an expert, on whatever rank.
+  int32_t FirstSlot(int32_t expert_id) const { return slots_[begin_[expert_id]]; }
 
  private:
   std::vector<int32_t> begin_;            // [num_experts + 1] into slots_

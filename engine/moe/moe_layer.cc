@@ -1,5 +1,6 @@
 #include "engine/moe/moe_layer.h"
 
+#include <algorithm>
 #include <chrono>
 #include <numeric>
 #include <utility>
@@ -7,7 +8,9 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "config/base/status_macros.h"
+#include "engine/moe/all_gather.h"
 #include "engine/moe/combine.h"
+#include "engine/moe/crossover.h"
 #include "engine/moe/dispatch.h"
 #include "engine/moe/dispatch_plan.h"
 #include "engine/moe/expert_load.h"
@@ -69,6 +72,16 @@ class MoeLayerImpl final : public MoeLayer {
                  .communicator = parts.communicator,
                  .workspace = workspace_} {
     if (context_.communicator.num_ranks() == 1) UploadSingleRankArrays(context_, slots_);
+    if (gathers_) UploadAllGatherArrays(context_, slots_);
+  }
+
+  /// Decides up to how many tokens per rank to gather.
+  absl::Status ChooseCrossover() {
+    if (!gathers_) return absl::OkStatus();
+    crossover_ = options_.max_gather_tokens();
+    if (options_.exchange != ExchangeStrategy::kMeasured) return absl::OkStatus();
+    MOED_ASSIGN_OR_RETURN(crossover_, MeasureCrossover(context_, crossover_));
+    return absl::OkStatus();
   }
 
   absl::Status Forward(const MoeLayerInput& input, StepResult& result) override {
@@ -83,6 +96,10 @@ class MoeLayerImpl final : public MoeLayer {
       AddSharedExpert(context_, input);
       clock.EndStage(times.experts);
       return absl::OkStatus();
+    }
+
+    if (const int32_t block_tokens = BlockTokens(input.num_tokens_per_rank); block_tokens > 0) {
+      return ForwardGathered(input, block_tokens, clock, result);
     }
 
     MOED_ASSIGN_OR_RETURN(const DispatchPlan plan, Plan(input, result));
@@ -102,6 +119,7 @@ class MoeLayerImpl final : public MoeLayer {
   }
 
   void FinishStep(int64_t num_tokens, StepResult& result) override {
+    if (std::exchange(has_gathered_, false)) AddGatheredCounts(context_, slots_, result);
     if (context_.communicator.num_ranks() > 1) return;
     const ModelConfig& config = context_.config;
     const int64_t num_layers = static_cast<int64_t>(slots_.size());
@@ -115,6 +133,9 @@ class MoeLayerImpl final : public MoeLayer {
 
  private:
   absl::Status CheckInput(const MoeLayerInput& input) const;
+  int32_t BlockTokens(std::span<const int32_t> num_tokens_per_rank) const;
+  absl::Status ForwardGathered(const MoeLayerInput& input, int32_t block_tokens, StageClock& clock,
+                               StepResult& result);
   absl::StatusOr<DispatchPlan> Plan(const MoeLayerInput& input, StepResult& result);
   void CountTraffic(const MoeLayerInput& input, const DispatchPlan& plan, StepResult& result) const;
 
@@ -123,7 +144,36 @@ class MoeLayerImpl final : public MoeLayer {
   MoeWorkspace workspace_;
   const int64_t workspace_bytes_;
   const MoeContext context_;
+  const bool gathers_ = context_.communicator.num_ranks() > 1 && options_.max_gather_tokens() > 0 &&
+                        !slots_.empty();
+  int32_t crossover_ = 0;      // most tokens of a rank at which all rows are gathered
+  bool has_gathered_ = false;  // the step under way left its counts in the backend
 };
+
+/// Tokens of each block of an all-gather; 0 where the rows are sent one by one.
+int32_t MoeLayerImpl::BlockTokens(std::span<const int32_t> num_tokens_per_rank) const {
+  if (!gathers_) return 0;
+  const int32_t most = *std::max_element(num_tokens_per_rank.begin(), num_tokens_per_rank.end());
+  return most <= crossover_ ? most : 0;
+}
+
+absl::Status MoeLayerImpl::ForwardGathered(const MoeLayerInput& input, int32_t block_tokens,
+                                           StageClock& clock, StepResult& result) {
+  StepTimes& times = result.times;
+  has_gathered_ = true;
+  MOED_RETURN_IF_ERROR(GatherAllRows(context_, input, block_tokens));
+  clock.EndStage(times.dispatch, times.dispatch_wait);
+  RunGatheredExperts(context_, input, block_tokens);
+  clock.EndStage(times.experts);
+  MOED_RETURN_IF_ERROR(CombineReturnedBlocks(context_, input, block_tokens));
+  clock.EndStage(times.combine, times.combine_wait);
+  AddSharedExpert(context_, input);
+  clock.EndStage(times.experts);
+  const int64_t row_bytes = input.x.cols * static_cast<int64_t>(SizeBytes(input.x.dtype));
+  result.dispatch_bytes += GatherBytes(context_, row_bytes, block_tokens);
+  result.combine_bytes += ReturnBytes(context_, row_bytes, block_tokens);
+  return absl::OkStatus();
+}
 
 absl::Status MoeLayerImpl::CheckInput(const MoeLayerInput& input) const {
   const auto refuse = [&input](const std::string& what) {
@@ -212,13 +262,16 @@ absl::StatusOr<std::unique_ptr<MoeLayer>> MoeLayer::Create(kernels::Backend& bac
   for (const ExpertPlacement::Layer& layer : placement.layers) {
     slots.emplace_back(layer, placement.num_experts);
   }
-  return std::make_unique<MoeLayerImpl>(MoeLayerImpl::Parts{.backend = backend,
-                                                            .communicator = communicator,
-                                                            .config = config,
-                                                            .options = options,
-                                                            .slots = std::move(slots),
-                                                            .workspace = std::move(workspace),
-                                                            .workspace_bytes = sizes.total()});
+  auto layer =
+      std::make_unique<MoeLayerImpl>(MoeLayerImpl::Parts{.backend = backend,
+                                                         .communicator = communicator,
+                                                         .config = config,
+                                                         .options = options,
+                                                         .slots = std::move(slots),
+                                                         .workspace = std::move(workspace),
+                                                         .workspace_bytes = sizes.total()});
+  MOED_RETURN_IF_ERROR(layer->ChooseCrossover());
+  return layer;
 }
 
 }  // namespace moed

@@ -8,6 +8,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "config/model_config.h"
+#include "engine/api/exchange_strategy.h"
 #include "engine/api/expert_placement.h"
 #include "engine/api/step.h"
 #include "engine/comm/communicator.h"
@@ -16,9 +17,19 @@
 
 namespace moed {
 
+/// Beyond, all-gather is not considered: it needs room for all ranks' choices.
+inline constexpr int32_t kMaxGatherTokens = 64;
+
 struct MoeOptions {
   int32_t max_tokens_per_rank =
       0;  // largest entry of num_tokens_per_rank in any step; sizes all scratch
+  ExchangeStrategy exchange = ExchangeStrategy::kAllToAll;
+
+  /// Most tokens of a rank in a layer that may be exchanged by all-gather; 0 = none.
+  int32_t max_gather_tokens() const {
+    if (exchange == ExchangeStrategy::kAllToAll) return 0;
+    return max_tokens_per_rank < kMaxGatherTokens ? max_tokens_per_rank : kMaxGatherTokens;
+  }
 };
 
 /// One MoE layer of one step on one rank.
@@ -41,7 +52,8 @@ struct MoeLayerInput {
 /// decides is a value (DispatchPlan) that combine takes.
 class MoeLayer {
  public:
-  /// Allocates all scratch for `options`. The references must outlive the object.
+  /// Allocates all scratch for `options`, and measures if they say so: then all ranks must call it
+  /// at the same time. The references must outlive the object.
   static absl::StatusOr<std::unique_ptr<MoeLayer>> Create(kernels::Backend& backend,
                                                           Communicator& communicator,
                                                           const ModelConfig& config,
@@ -51,7 +63,7 @@ class MoeLayer {
 
   /// Adds times, rows, bytes and expert counts to `result`; sizes tokens_per_expert if it is empty.
   /// With one rank the host is asked for nothing and waits for nothing, so that the call can be
-  /// recorded; rows and expert counts come with FinishStep.
+  /// recorded; rows and expert counts come with FinishStep. So it is with all-gather.
   /// dispatch_bytes are the rows (each token at most once per other rank) and the topk_ids that
   /// this rank sends to others, combine_bytes the rows it returns to them. INVALID_ARGUMENT for an
   /// input that does not fit, before anything is sent; INTERNAL for impossible topk_ids; else the

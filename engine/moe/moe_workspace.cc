@@ -89,7 +89,8 @@ absl::Status CheckRows(int64_t max_tokens, int64_t num_ranks, int64_t top_k) {
 int64_t MoeWorkspaceSizes::total() const {
   return logits + topk_ids + topk_weights + all_topk_ids + send_rows + input_rows + gate_up +
          output_rows + own_token + send_token + x_row + out_row + row_of + slot_of_expert +
-         expert_offsets + tokens_per_expert + shared_gate_up + shared_rows + shared_gate_logits;
+         rank_of_expert + expert_offsets + tokens_per_expert + shared_gate_up + shared_rows +
+         shared_gate_logits;
 }
 
 absl::StatusOr<MoeWorkspaceSizes> ComputeMoeWorkspaceSizes(const MoeWorkspaceParams& params) {
@@ -104,8 +105,13 @@ absl::StatusOr<MoeWorkspaceSizes> ComputeMoeWorkspaceSizes(const MoeWorkspacePar
   const int64_t peer_tokens = (ranks - 1) * tokens;
   const int64_t most_slots = MostLocalSlots(params.placement, params.rank);
   const int64_t rows_per_token = std::min(top_k, most_slots);
-  const int64_t alone_layers =
-      ranks == 1 ? static_cast<int64_t>(params.placement.layers.size()) : 0;
+  const int64_t gather_tokens = ranks == 1 ? 0 : params.options.max_gather_tokens();
+  const int64_t gathered_rows = ranks * gather_tokens * top_k;
+  const auto num_layers = static_cast<int64_t>(params.placement.layers.size());
+  const int64_t gather_layers = gather_tokens > 0 ? num_layers : 0;
+  const int64_t planned_layers = ranks == 1 ? num_layers : gather_layers;  // on the backend
+  const int64_t num_offsets = ranks == 1 ? std::min<int64_t>(num_layers, 1) * (most_slots + 1)
+                                         : gather_layers * (most_slots + 2);
   const int64_t expert_rows = (tokens + peer_tokens) * rows_per_token;
   const int64_t row_elements = config.hidden_size;
   const int64_t element = SizeBytes(params.activation);
@@ -124,15 +130,17 @@ absl::StatusOr<MoeWorkspaceSizes> ComputeMoeWorkspaceSizes(const MoeWorkspacePar
       .input_rows = bytes.Product({ranks > 1 ? ranks * tokens : 0, row_elements, element}),
       .gate_up = bytes.Product({expert_rows, config.moe_intermediate_size, element}),
       .output_rows =
-          bytes.Product({tokens * top_k + peer_tokens * rows_per_token, row_elements, element}),
+          bytes.Product({std::max(tokens * top_k + peer_tokens * rows_per_token, 2 * gathered_rows),
+                         row_elements, element}),
       .own_token = bytes.Product({ranks > 1 ? tokens : 0, kInt}),
       .send_token = bytes.Product({peer_tokens, kInt}),
-      .x_row = bytes.Product({expert_rows, kInt}),
-      .out_row = bytes.Product({expert_rows, kInt}),
+      .x_row = bytes.Product({std::max(expert_rows, gathered_rows), kInt}),
+      .out_row = bytes.Product({std::max(expert_rows, gathered_rows), kInt}),
       .row_of = bytes.Product({tokens, top_k, kInt}),
-      .slot_of_expert = bytes.Product({alone_layers, config.num_experts, kInt}),
-      .expert_offsets = bytes.Product({alone_layers > 0 ? most_slots + 1 : 0, kInt}),
-      .tokens_per_expert = bytes.Product({alone_layers, config.num_experts, kInt}),
+      .slot_of_expert = bytes.Product({planned_layers, config.num_experts, kInt}),
+      .rank_of_expert = bytes.Product({gather_layers, config.num_experts, kInt}),
+      .expert_offsets = bytes.Product({num_offsets, kInt}),
+      .tokens_per_expert = bytes.Product({planned_layers, config.num_experts, kInt}),
       .shared_gate_up = bytes.Product({shared_tokens, config.shared_intermediate_size, element}),
       .shared_rows = bytes.Product({shared_tokens, row_elements, element}),
       .shared_gate_logits = bytes.Product({gated_tokens, kFloat}),
@@ -159,6 +167,7 @@ absl::StatusOr<MoeWorkspace> MoeWorkspace::Allocate(kernels::Backend& backend,
       {&out.out_row, sizes.out_row},
       {&out.row_of, sizes.row_of},
       {&out.slot_of_expert, sizes.slot_of_expert},
+      {&out.rank_of_expert, sizes.rank_of_expert},
       {&out.expert_offsets, sizes.expert_offsets},
       {&out.tokens_per_expert, sizes.tokens_per_expert},
       {&out.shared_gate_up, sizes.shared_gate_up},

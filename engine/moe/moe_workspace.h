@@ -23,7 +23,7 @@ struct MoeWorkspaceParams {
 
 /// Bytes of every scratch buffer of one rank's MoE layers. Symbols: T max tokens per rank, R ranks,
 /// K top_k, S most slots of one layer on this rank, M = min(K, S): most rows of one token that this
-/// rank computes.
+/// rank computes, G most tokens per rank of an all-gather.
 struct MoeWorkspaceSizes {
   int64_t logits = 0;        // [T, E] f32
   int64_t topk_ids = 0;      // [T, K]
@@ -33,14 +33,17 @@ struct MoeWorkspaceSizes {
   int64_t input_rows =
       0;  // [R * T, H] own and received rows; none with one rank, which reads x itself
   int64_t gate_up = 0;      // [R * T * M, I] activated rows of the experts
-  int64_t output_rows = 0;  // [T * K + (R - 1) * T * M, H] rows of own tokens, then rows to return
+  int64_t output_rows = 0;  // [T * K + (R - 1) * T * M, H] rows of own tokens, then rows to return;
+                            // at least [2 * R * G * K, H]
   int64_t own_token = 0;    // [T] 0, 1, 2, ...; none with one rank
   int64_t send_token = 0;   // [(R - 1) * T]
-  int64_t x_row = 0;        // [R * T * M]
-  int64_t out_row = 0;      // [R * T * M]
+  int64_t x_row = 0;        // [R * T * M], at least [R * G * K]
+  int64_t out_row = 0;      // likewise
   int64_t row_of = 0;       // [T, K]
-  int64_t slot_of_expert = 0;      // [MoE layers, E]; only with one rank, as the next two
-  int64_t expert_offsets = 0;      // [S + 1]
+  // Only with one rank, or with all-gather.
+  int64_t slot_of_expert = 0;      // [MoE layers, E]
+  int64_t rank_of_expert = 0;      // [MoE layers, E]; none with one rank
+  int64_t expert_offsets = 0;      // [S + 1] with one rank, else [MoE layers, S + 2]
   int64_t tokens_per_expert = 0;   // [MoE layers, E]
   int64_t shared_gate_up = 0;      // [T, I of the shared expert]; none without
   int64_t shared_rows = 0;         // [T, H]
@@ -72,6 +75,7 @@ struct MoeWorkspace {
   kernels::Buffer out_row;
   kernels::Buffer row_of;
   kernels::Buffer slot_of_expert;
+  kernels::Buffer rank_of_expert;
   kernels::Buffer expert_offsets;
   kernels::Buffer tokens_per_expert;
   kernels::Buffer shared_gate_up;

@@ -242,6 +242,7 @@ engine::v1::ConfigureRequest ToProto(const EngineConfig& config) {
   out.set_exchange_timeout_seconds(absl::ToDoubleSeconds(config.exchange_timeout));
   out.set_max_exchange_bytes_per_rank(config.max_exchange_bytes_per_rank);
   out.set_nccl_library(config.nccl_library);
+  out.set_exchange(std::string(Name(config.exchange)));
   return out;
 }
 
@@ -266,6 +267,7 @@ absl::StatusOr<EngineConfig> FromProto(const engine::v1::ConfigureRequest& reque
   out.device = request.device();
   out.instruction_set = request.instruction_set();
   out.nccl_library = request.nccl_library();
+  MOED_ASSIGN_OR_RETURN(out.exchange, ParseExchangeStrategy(request.exchange()));
   CopyLimits(request, out);
   return out;
 }

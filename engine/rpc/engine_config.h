@@ -10,6 +10,7 @@
 #include "absl/time/time.h"
 #include "config/base/dtype.h"
 #include "engine/api/engine.h"
+#include "engine/api/exchange_strategy.h"
 #include "engine/api/expert_placement.h"
 #include "kernels/params.h"
 
@@ -38,6 +39,7 @@ struct EngineConfig {
   int32_t num_valid_tokens = 0;                         // 0 = the model's vocab_size
   absl::Duration exchange_timeout = absl::Seconds(30);  // of one collective call
   int64_t max_exchange_bytes_per_rank = 0;
+  ExchangeStrategy exchange = ExchangeStrategy::kAllToAll;
   std::string nccl_library;  // that ranks on GPUs exchange rows through; "" = libnccl.so.2
 
   bool operator==(const EngineConfig&) const = default;

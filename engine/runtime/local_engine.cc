@@ -65,7 +65,8 @@ absl::Status LocalEngineImpl::Load(const WeightLoaderOptions& loader,
                                     .config = &parts_.config,
                                     .placement = &parts_.placement,
                                     .max_model_len = parts_.limits.max_model_len,
-                                    .max_tokens_per_rank = parts_.limits.max_tokens_per_step},
+                                    .max_tokens_per_rank = parts_.limits.max_tokens_per_step,
+                                    .exchange = options.exchange},
                                    std::move(weights)));
   MOED_RETURN_IF_ERROR(AllocateMemory(options));
   sampler_ = std::make_unique<Sampler>(*parts_.backend, parts_.limits.num_valid_tokens);

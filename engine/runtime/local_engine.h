@@ -8,6 +8,7 @@
 #include "absl/status/statusor.h"
 #include "config/model_config.h"
 #include "engine/api/engine.h"
+#include "engine/api/exchange_strategy.h"
 #include "engine/api/expert_placement.h"
 #include "engine/comm/communicator.h"
 #include "engine/weights/weight_loader.h"
@@ -24,6 +25,7 @@ struct LocalEngineOptions {
   int32_t max_tokens_per_step = 512;    // of one rank
   int32_t max_sequences_per_step = 64;  // of one rank
   int32_t max_model_len = 0;            // positions; 0 = the model's own limit
+  ExchangeStrategy exchange = ExchangeStrategy::kAllToAll;
   int32_t num_valid_tokens =
       0;  // ids from here on have no token and are never sampled; 0 = vocab_size
 };

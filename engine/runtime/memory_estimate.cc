@@ -17,7 +17,8 @@ absl::StatusOr<int64_t> MoeBytes(const ModelConfig& config, const ExpertPlacemen
                                  int32_t rank, const LocalEngineOptions& options) {
   if (config.num_moe_layers() == 0) return 0;
   return MoeWorkspaceBytes(config, placement, rank,
-                           {.max_tokens_per_rank = options.max_tokens_per_step},
+                           {.max_tokens_per_rank = options.max_tokens_per_step,
+                            .exchange = options.exchange},
                            options.backend.activation_dtype);
 }
 
@@ -58,6 +59,9 @@ ExchangeShape ExchangeShapeOf(const ModelConfig& config, const ExpertPlacement& 
           .hidden_size = config.hidden_size,
           .top_k = static_cast<int32_t>(config.top_k),
           .max_slots_per_rank = max_slots_per_rank,
+          .max_gather_tokens = MoeOptions{.max_tokens_per_rank = options.max_tokens_per_step,
+                                          .exchange = options.exchange}
+                                   .max_gather_tokens(),
           .activation = options.backend.activation_dtype};
 }
 

@@ -123,6 +123,13 @@ void CpuBackend::PlanExperts(const PlanExpertsParams& p) {
   cpu::PlanExperts(p);
 }
 
+void CpuBackend::LocateRows(const LocateRowsParams& p) {
+  for (int64_t i = 0; i < p.num_tokens * p.top_k; ++i) {
+    p.row_of[i] =
+        static_cast<int32_t>(int64_t{p.block_of_expert[p.topk_ids[i]]} * p.block_rows + i);
+  }
+}
+
 void CpuBackend::GatherRows(const GatherRowsParams& p) {
   MOED_CHECK(HasShape(p.out, p.out.rows, p.src.cols, p.src.dtype));
   cpu::GatherRows(*context_, p);

@@ -48,6 +48,7 @@ class CpuBackend final : public Backend {
   void Attention(const AttentionParams& params) override;
   void Route(const RouteParams& params) override;
   void PlanExperts(const PlanExpertsParams& params) override;
+  void LocateRows(const LocateRowsParams& params) override;
   void GatherRows(const GatherRowsParams& params) override;
   void ExpertsGateUp(const ExpertsGateUpParams& params) override;
   void ExpertsDown(const ExpertsDownParams& params) override;

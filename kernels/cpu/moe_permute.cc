@@ -20,15 +20,17 @@ void AddScaledRow(const RowKernels& rows, float a, const TensorView& x, int64_t 
 
 void PlanExperts(const PlanExpertsParams& p) {
   const int64_t num_rows = p.num_tokens * p.top_k;
-  const int64_t num_counted =
-      p.num_counted_tokens == nullptr ? num_rows : int64_t{*p.num_counted_tokens} * p.top_k;
+  const int32_t counted_end = p.num_counted_tokens == nullptr
+                                  ? p.counted_end
+                                  : std::min(p.counted_end, *p.num_counted_tokens);
   std::fill_n(p.expert_offsets, p.num_slots + 1, 0);
   std::fill_n(p.tokens_per_expert, p.num_experts, 0);
   for (int64_t i = 0; i < num_rows; ++i) {
     const int32_t id = p.topk_ids[i];
     MOED_CHECK(id >= 0 && id < p.num_experts);
     ++p.expert_offsets[p.slot_of_expert[id] + 1];
-    p.tokens_per_expert[id] += i < num_counted;
+    const int64_t token = i / p.top_k;
+    p.tokens_per_expert[id] += token >= p.counted_begin && token < counted_end;
   }
   std::partial_sum(p.expert_offsets, p.expert_offsets + p.num_slots + 1, p.expert_offsets);
   std::vector<int32_t> next(p.expert_offsets, p.expert_offsets + p.num_slots);

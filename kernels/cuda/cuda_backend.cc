@@ -213,6 +213,11 @@ void CudaBackend::PlanExperts(const PlanExpertsParams& p) {
   context_->Keep(cuda::PlanExperts(context_->Begin(), p), "PlanExperts");
 }
 
+void CudaBackend::LocateRows(const LocateRowsParams& p) {
+  if (context_->failed()) return;
+  context_->Keep(cuda::LocateRows(context_->Begin(), p), "LocateRows");
+}
+
 void CudaBackend::GatherRows(const GatherRowsParams& p) {
   MOED_CHECK(HasShape(p.out, p.out.rows, p.src.cols, p.src.dtype));
   if (context_->failed()) return;
@@ -316,6 +321,16 @@ void CudaBackend::Sample(const SampleParams& p) {
   CopyToHost(tokens.data(), arrays.tokens, top_at);
   CopyToHost(top.data(), arrays.top_logprobs, weights_at - top_at);
   if (!context_->failed()) ReadSamples(lists, tokens, top, p.out);
+}
+
+absl::StatusOr<int64_t> FreeDeviceBytes(const std::string& device) {
+  MOED_ASSIGN_OR_RETURN(const std::unique_ptr<Backend> backend,
+                        CreateCudaBackend({.device = device}));
+  size_t free_bytes = 0, total_bytes = 0;
+  const cudaError_t error = cudaMemGetInfo(&free_bytes, &total_bytes);
+  if (error == cudaSuccess) return static_cast<int64_t>(free_bytes);
+  return absl::InternalError(
+      absl::StrCat("asking ", device, " for its free memory: ", cudaGetErrorString(error)));
 }
 
 }  // namespace moed::kernels::cuda

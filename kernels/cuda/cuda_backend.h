@@ -57,6 +57,7 @@ class CudaBackend final : public Backend {
   void Attention(const AttentionParams& params) override;
   void Route(const RouteParams& params) override;
   void PlanExperts(const PlanExpertsParams& params) override;
+  void LocateRows(const LocateRowsParams& params) override;
   void GatherRows(const GatherRowsParams& params) override;
   void ExpertsGateUp(const ExpertsGateUpParams& params) override;
   void ExpertsDown(const ExpertsDownParams& params) override;
@@ -83,5 +84,8 @@ class CudaBackend final : public Backend {
 /// A CudaBackend for options.device "cuda:N". INVALID_ARGUMENT for anything but bf16 activations,
 /// NOT_FOUND when there is no such device.
 absl::StatusOr<std::unique_ptr<Backend>> CreateCudaBackend(const BackendOptions& options);
+
+/// Bytes that "cuda:N" has free. Errors of CreateCudaBackend.
+absl::StatusOr<int64_t> FreeDeviceBytes(const std::string& device);
 
 }  // namespace moed::kernels::cuda

@@ -6,6 +6,12 @@ namespace {
 
 constexpr int kThreads = 256;
 
+__global__ void LocateRowsKernel(LocateRowsParams p) {
+  const int i = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
+  if (i >= static_cast<int>(p.num_tokens) * p.top_k) return;
+  p.row_of[i] = p.block_of_expert[p.topk_ids[i]] * p.block_rows + i;
+}
+
 /// One block per row of out; a row is `units` values of type Unit.
 template <typename Unit>
 __global__ void GatherRowsKernel(const Unit* src, const int32_t* row_index, int64_t units,
@@ -61,6 +67,12 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 }  // namespace
+
+cudaError_t LocateRows(const Device& device, const LocateRowsParams& p) {
+  const int64_t blocks = (p.num_tokens * p.top_k + kThreads - 1) / kThreads;
+  return Launch(LocateRowsKernel, {.grid = {static_cast<unsigned>(blocks)}, .block = {kThreads}},
+                device.stream, p);
+}
 
 cudaError_t GatherRows(const Device& device, const GatherRowsParams& p) {
   const int64_t row_bytes = p.out.cols * static_cast<int64_t>(SizeBytes(p.out.dtype));

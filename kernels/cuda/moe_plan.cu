@@ -95,11 +95,14 @@ __global__ void PlanExpertsKernel(PlanExpertsParams p) {
     shared[i] = 0;
   }
   __syncthreads();
-  const int num_counted =
-      p.num_counted_tokens == nullptr ? INT32_MAX : *p.num_counted_tokens * p.top_k;
+  const int counted_end =
+      p.num_counted_tokens == nullptr ? p.counted_end : min(p.counted_end, *p.num_counted_tokens);
   int* counts = memory.counts + warp * p.num_slots;
   WalkRows(p, counts, [&](int row, int, int) {
-    if (row < num_counted) atomicAdd(&memory.tokens[p.topk_ids[row]], 1);
+    const int token = row / p.top_k;
+    if (token >= p.counted_begin && token < counted_end) {
+      atomicAdd(&memory.tokens[p.topk_ids[row]], 1);
+    }
   });
   __syncthreads();
   ScanCounts(p, memory);

@@ -35,6 +35,7 @@ cudaError_t PrepareQkv(const Device& device, const PrepareQkvParams& params,
                        const KvCacheView& cache);                                // rope.cu
 cudaError_t Route(const Device& device, const RouteParams& params);              // moe_routing.cu
 cudaError_t PlanExperts(const Device& device, const PlanExpertsParams& params);  // moe_plan.cu
+cudaError_t LocateRows(const Device& device, const LocateRowsParams& params);    // moe_permute.cu
 cudaError_t GatherRows(const Device& device, const GatherRowsParams& params);    // moe_permute.cu
 cudaError_t Combine(const Device& device, const CombineParams& params);          // moe_permute.cu
 cudaError_t AddRows(const Device& device, const AddRowsParams& params);          // moe_permute.cu

@@ -30,10 +30,12 @@ class EmulatedGpuTest(unittest.TestCase):
     def test_the_same_greedy_tokens_as_cpu_ranks_on_one_two_and_four_gpus(self):
         with Daemon(ranks=2) as daemon:
             expected = generate_all(daemon)
-        for ranks in (1, 2, 4):
-            with Daemon(*GPU, ranks=ranks) as daemon:
+        for ranks, exchange in ((1, "auto"), (2, "all_to_all"), (2, "all_gather"), (4, "auto")):
+            with Daemon(*GPU, "--exchange", exchange, ranks=ranks) as daemon:
                 self.assertEqual([rank.device for rank in daemon.status().ranks], [f"cuda:{r}" for r in range(ranks)])
-                self.assertEqual(generate_all(daemon), expected, f"{ranks} ranks")
+                self.assertEqual(generate_all(daemon), expected, f"{ranks} ranks, {exchange}")
+                if ranks > 1 and exchange == "auto":
+                    self.assertIn("event=exchange_crossover", daemon.text_of_log())
 
     def test_a_gpu_that_hangs_in_the_exchange_is_named_and_service_returns(self):
         with tempfile.TemporaryDirectory() as folder:
@@ -41,7 +43,7 @@ class EmulatedGpuTest(unittest.TestCase):
             once.touch()
             os.environ.update(NCCL_STAND_IN_FAULT="hang:1:12", NCCL_STAND_IN_FAULT_ONCE=str(once))
             self.addCleanup(lambda: [os.environ.pop(k) for k in ("NCCL_STAND_IN_FAULT", "NCCL_STAND_IN_FAULT_ONCE")])
-            with Daemon(*GPU, "--step-timeout-s", "4", ranks=2) as daemon:
+            with Daemon(*GPU, "--exchange", "all_to_all", "--step-timeout-s", "4", ranks=2) as daemon:
                 with self.assertRaises(grpc.RpcError) as caught:
                     generate(daemon, PROMPTS[1])
                 self.assertEqual(caught.exception.code(), grpc.StatusCode.UNAVAILABLE)

@@ -80,6 +80,7 @@ void WeightsBackend::PrepareQkv(const PrepareQkvParams&, const KvCacheView&) {
 void WeightsBackend::Attention(const AttentionParams&) { NoOps("Attention"); }
 void WeightsBackend::Route(const RouteParams&) { NoOps("Route"); }
 void WeightsBackend::PlanExperts(const PlanExpertsParams&) { NoOps("PlanExperts"); }
+void WeightsBackend::LocateRows(const LocateRowsParams&) { NoOps("LocateRows"); }
 void WeightsBackend::GatherRows(const GatherRowsParams&) { NoOps("GatherRows"); }
 void WeightsBackend::ExpertsGateUp(const ExpertsGateUpParams&) { NoOps("ExpertsGateUp"); }
 void WeightsBackend::ExpertsDown(const ExpertsDownParams&) { NoOps("ExpertsDown"); }

@@ -84,6 +84,7 @@ class WeightsBackend : public kernels::Backend {
   void Attention(const kernels::AttentionParams& params) override;
   void Route(const kernels::RouteParams& params) override;
   void PlanExperts(const kernels::PlanExpertsParams& params) override;
+  void LocateRows(const kernels::LocateRowsParams& params) override;
   void GatherRows(const kernels::GatherRowsParams& params) override;
   void ExpertsGateUp(const kernels::ExpertsGateUpParams& params) override;
   void ExpertsDown(const kernels::ExpertsDownParams& params) override;

@@ -249,6 +249,47 @@ TEST_P(MoeOpsTest, PlanExpertsGroupsRowsBySlotInTheOrderOfTokens) {
   }
 }
 
+TEST_P(MoeOpsTest, PlanExpertsCountsTheTokensThatItIsToldTo) {
+  const std::vector<int32_t> ids = {0, 1, 1, 2, 2, 0, 0, 2}, slots = {0, 1, 2};
+  const IntArray topk(*backend_, ids), slot_of_expert(*backend_, slots), counts(*backend_, slots);
+  const IntArray rows(*backend_, ids), places(*backend_, ids), offsets(*backend_, ids);
+  backend_->PlanExperts({.topk_ids = topk.data(),
+                         .num_tokens = 4,
+                         .top_k = 2,
+                         .num_experts = 3,
+                         .slot_of_expert = slot_of_expert.data(),
+                         .num_slots = 3,
+                         .counted_begin = 1,
+                         .counted_end = 3,
+                         .expert_offsets = offsets.data(),
+                         .x_row = rows.data(),
+                         .out_row = places.data(),
+                         .tokens_per_expert = counts.data()});
+  std::vector<int32_t> counted(3), all(4);
+  backend_->CopyToHost(counted.data(), counts.data(), 12);
+  backend_->CopyToHost(all.data(), offsets.data(), 16);
+  EXPECT_EQ(counted, (std::vector<int32_t>{1, 1, 2}));
+  EXPECT_EQ(all, (std::vector<int32_t>{0, 3, 5, 8}));
+}
+
+TEST_P(MoeOpsTest, LocateRowsFindsEachChoiceInTheBlockOfItsExpert) {
+  const int32_t top_k = 3, num_experts = 7, block_rows = 2000;
+  std::vector<int32_t> ids, blocks = {0, 3, 1, 2, 0, 1, 3}, got(600), expected;
+  for (int32_t i = 0; i < 600; ++i) {
+    ids.push_back(i * 5 % num_experts);
+    expected.push_back(blocks[ids.back()] * block_rows + i);
+  }
+  const IntArray topk(*backend_, ids), block_of_expert(*backend_, blocks), row_of(*backend_, got);
+  backend_->LocateRows({.topk_ids = topk.data(),
+                        .num_tokens = 200,
+                        .top_k = top_k,
+                        .block_of_expert = block_of_expert.data(),
+                        .block_rows = block_rows,
+                        .row_of = row_of.data()});
+  backend_->CopyToHost(got.data(), row_of.data(), 600 * 4);
+  EXPECT_EQ(got, expected);
+}
+
 TEST_P(MoeOpsTest, GatherRowsCopiesRowsOfAnyType) {
   for (DType type : {DType::kBF16, DType::kF32}) {
     const Tensor src(*backend_, type, 33, RandomValues(10 * 33, 1, type));

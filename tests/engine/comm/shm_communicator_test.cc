@@ -376,8 +376,9 @@ TEST(MaxExchangeBytesTest, IsTheLargestOfTheThreeExchanges) {
   shape.activation = DType::kF32;
   EXPECT_EQ(*MaxExchangeBytesPerRank(shape), 3 * 10 * 100 * 4);  // dispatch alone
   shape.hidden_size = 1;
-  // All rows with their topk_ids and weights.
-  EXPECT_EQ(*MaxExchangeBytesPerRank(shape), 10 * (1 * 4 + 6 * 8));
+  EXPECT_EQ(*MaxExchangeBytesPerRank(shape), 10 * 6 * 4);  // topk_ids
+  shape.max_gather_tokens = 8;
+  EXPECT_EQ(*MaxExchangeBytesPerRank(shape), 3 * 8 * 6 * (1 * 4 + 4));  // blocks of top_k rows
   shape.num_ranks = 1;
   EXPECT_EQ(*MaxExchangeBytesPerRank(shape), 0);
 }

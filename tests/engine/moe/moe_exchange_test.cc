@@ -1,7 +1,9 @@
 #include <algorithm>
+#include <cstring>
 #include <set>
 #include <string>
 
+#include "engine/moe/crossover.h"
 #include "engine/moe/moe_layer.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -151,6 +153,75 @@ TEST(MoeExchangeTest, CountersEqualTheFormulasOverTheRoutingExactly) {
     }
     EXPECT_EQ(all_expert_rows, 2 * 26 * top_k);
   }
+}
+
+/// Everything that a step gives, whichever way its rows went.
+void ExpectSameAnswer(const MoeTestOutcome& got, const MoeTestOutcome& expected) {
+  ExpectAllOk(got);
+  EXPECT_EQ(
+      std::memcmp(got.hidden.data(), expected.hidden.data(), got.hidden.size() * sizeof(float)), 0);
+  for (size_t rank = 0; rank < got.results.size(); ++rank) {
+    EXPECT_EQ(got.results[rank].tokens_per_expert, expected.results[rank].tokens_per_expert);
+  }
+}
+
+TEST(MoeExchangeTest, GatheringAllRowsGivesTheSameBitsAsSendingEach) {
+  ModelConfig config = SmallMoeConfig();
+  config.residual_multiplier = 0.22;
+  config.shared_intermediate_size = 8;
+  const MoeTestModel model = MakeMoeTestModel(config);
+  ExpertPlacement replicated = ExpertPlacement::Linear(2, 10, 3);
+  replicated.layers[1] = MakeLayer({{0, 1, 2, 9}, {3, 4, 5, 0}, {5, 6, 7, 8, 9}});
+  ExpertPlacement empty_rank = ExpertPlacement::Linear(2, 10, 3);
+  empty_rank.layers[0] = MakeLayer({{0, 1, 2, 3, 4}, {}, {5, 6, 7, 8, 9}});
+  for (const DType dtype : {DType::kF32, DType::kBF16}) {
+    for (const ExpertPlacement& placement :
+         {ExpertPlacement::RoundRobin(2, 10, 3), replicated, empty_rank}) {
+      MoeTestRun run = MakeRun(model, placement, {9, 0, 4}, dtype);
+      const MoeTestOutcome expected = RunMoe(run);
+      ExpectAllOk(expected);
+      for (const auto exchange : {ExchangeStrategy::kAllGather, ExchangeStrategy::kMeasured}) {
+        run.exchange = exchange;
+        ExpectSameAnswer(RunMoe(run), expected);
+      }
+    }
+  }
+}
+
+TEST(MoeExchangeTest, GatheringMakesTwoCallsOfSizesThatDoNotDependOnTheRouting) {
+  const MoeTestModel model = MakeMoeTestModel(SmallMoeConfig());
+  MoeTestRun run = MakeRun(model, ExpertPlacement::Linear(2, 10, 2), {7, 5}, DType::kBF16);
+  run.exchange = ExchangeStrategy::kAllGather;
+  std::vector<std::vector<int32_t>> ids;  // of calls that only the other way makes
+  const MoeTestOutcome outcome = RunMoe(run, [&](std::unique_ptr<Communicator> inner) {
+    return std::make_unique<IdsCommunicator>(std::move(inner), ids, std::nullopt);
+  });
+  ExpectAllOk(outcome);
+  EXPECT_TRUE(ids.empty());
+  int64_t rows = 0;
+  for (const StepResult& result : outcome.results) {
+    EXPECT_EQ(result.dispatch_bytes, 2 * 7 * (40 * 2 + 3 * 4));
+    EXPECT_EQ(result.combine_bytes, 2 * 7 * 3 * 40 * 2);
+    rows += result.num_expert_rows;
+  }
+  EXPECT_EQ(rows, 2 * 14 * 3);  // two of them for what rank 1 has fewer than rank 0
+}
+
+TEST(MoeExchangeTest, StepsOfManyTokensAreSentOneByOne) {
+  const MoeTestModel model = MakeMoeTestModel(SmallMoeConfig());
+  MoeTestRun run =
+      MakeRun(model, ExpertPlacement::Linear(2, 10, 2), {kMaxGatherTokens + 1, 3}, DType::kBF16);
+  const MoeTestOutcome expected = RunMoe(run);
+  run.exchange = ExchangeStrategy::kAllGather;
+  const MoeTestOutcome outcome = RunMoe(run);
+  ExpectSameAnswer(outcome, expected);
+  EXPECT_EQ(outcome.results[0].dispatch_bytes, expected.results[0].dispatch_bytes);
+}
+
+TEST(CrossoverTest, TheShareOfTokensSentIsThatOfUniformRouting) {
+  EXPECT_NEAR(8 * ShareOfTokensSent(256, 8, 8), 5.29, 0.01);
+  EXPECT_NEAR(4 * ShareOfTokensSent(128, 4, 4), 2.75, 0.01);
+  EXPECT_EQ(ShareOfTokensSent(4, 4, 2), 1);
 }
 
 TEST(MoeExchangeTest, TokensPerExpertCountOwnTokensOfEveryLayer) {

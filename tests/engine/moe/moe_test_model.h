@@ -137,6 +137,7 @@ struct MoeTestRun {
   DType activation = DType::kF32;
   int64_t segment_bytes_less = 0;  // by how much the segment is too small
   int num_threads = 1;
+  ExchangeStrategy exchange = ExchangeStrategy::kAllToAll;
   std::vector<float> x;       // [tokens of all ranks, H], the same for every layer
   std::vector<float> hidden;  // [tokens of all ranks, H] before the step
 };
@@ -192,8 +193,9 @@ inline absl::Status RunMoeRank(const MoeTestRun& run, Communicator& communicator
   const int64_t size = counts[rank] * h;
   auto backend = ValueOrDie(
       kernels::CreateBackend({.activation_dtype = run.activation, .num_threads = run.num_threads}));
-  const MoeOptions options = {.max_tokens_per_rank =
-                                  std::max(1, *std::max_element(counts.begin(), counts.end()))};
+  const MoeOptions options = {
+      .max_tokens_per_rank = std::max(1, *std::max_element(counts.begin(), counts.end())),
+      .exchange = run.exchange};
   auto layer = MoeLayer::Create(*backend, communicator, run.model->config, run.placement, options);
   if (!layer.ok()) return layer.status();
   kernels::Buffer x = UploadRows(*backend, std::span(run.x).subspan(begin, size), run.activation);
@@ -243,6 +245,7 @@ inline MoeTestOutcome RunMoe(const MoeTestRun& run, const WrapCommunicator& wrap
          .hidden_size = config.hidden_size,
          .top_k = static_cast<int32_t>(config.top_k),
          .max_slots_per_rank = most_slots,
+         .max_gather_tokens = run.exchange == ExchangeStrategy::kAllToAll ? 0 : kMaxGatherTokens,
          .activation = run.activation}));
     group = MakeShmGroup(num_ranks, bytes - run.segment_bytes_less);
   }

@@ -60,6 +60,7 @@ EngineConfig FullConfig() {
           .num_valid_tokens = 500,
           .exchange_timeout = absl::Milliseconds(1500),
           .max_exchange_bytes_per_rank = int64_t{1} << 35,
+          .exchange = ExchangeStrategy::kMeasured,
           .nccl_library = "/lib/nccl.so"};
 }
 

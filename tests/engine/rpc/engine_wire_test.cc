@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "absl/synchronization/notification.h"
+#include "config/base/status_macros.h"
 #include "engine/rpc/conversion.h"
 #include "engine/rpc/engine_clients.h"
 #include "engine/rpc/engine_service.h"
@@ -128,6 +129,47 @@ TEST(EngineWireTest, LoadingReportsProgressAndThenTheInfo) {
   const LoadProgress last = Expect<LoadProgress>(clients);
   EXPECT_EQ(last.done_bytes, last.total_bytes);
   EXPECT_EQ(Expect<EngineInfo>(clients).num_blocks, 10);
+}
+
+/// Joins a group before it loads: rank 0 names it.
+EngineFactory Joining(std::string& joined) {
+  return [&joined](const EngineConfig& config,
+                   const LoadHooks& hooks) -> absl::StatusOr<std::unique_ptr<Engine>> {
+    const std::string own_name = config.rank == 0 ? std::string("\0a name", 7) : "";
+    MOED_ASSIGN_OR_RETURN(joined, hooks.share_group_name(own_name));
+    return CreateFakeEngine(config, hooks, {});
+  };
+}
+
+TEST(EngineWireTest, TheNameOfTheGroupGoesFromRank0ToTheOthersWhileTheyLoad) {
+  std::string joined[2];
+  ServedEngine rank0(Joining(joined[0])), rank1(Joining(joined[1]));
+  EngineClients clients({rank0.address(), rank1.address()});
+  for (const int32_t rank : {0, 1}) ASSERT_TRUE(clients.SendConfig(rank, Config(rank, 2)).ok());
+  int num_loaded = 0;
+  while (num_loaded < 2) {
+    const std::optional<EngineEvent> event = clients.Next(kLong);
+    ASSERT_TRUE(event.has_value());
+    if (const auto* group = std::get_if<GroupName>(&event->what)) {
+      EXPECT_EQ(event->rank, 0);
+      ASSERT_TRUE(clients.SendGroupName(1, *group).ok());
+    }
+    num_loaded += std::holds_alternative<EngineInfo>(event->what);
+  }
+  EXPECT_EQ(joined[0], std::string("\0a name", 7));
+  EXPECT_EQ(joined[1], joined[0]);
+}
+
+TEST(EngineWireTest, AnotherMessageThanTheNameEndsTheSession) {
+  std::string joined;
+  ServedEngine engine(Joining(joined));
+  EngineClients clients({engine.address()});
+  EngineConfig config = Config(1, 2);
+  ASSERT_TRUE(clients.SendConfig(0, config).ok());
+  ASSERT_TRUE(clients.SendPlan(0, {}).ok());
+  const absl::Status status = Expect<absl::Status>(clients);
+  EXPECT_TRUE(absl::IsInvalidArgument(status)) << status;
+  EXPECT_THAT(std::string(status.message()), HasSubstr("joining the group of ranks"));
 }
 
 TEST(EngineWireTest, PlansAndResultsAlternate) {
