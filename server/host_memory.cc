@@ -11,6 +11,7 @@
 #include "absl/strings/str_split.h"
 #include "config/base/status_macros.h"
 #include "config/text_file.h"
+#include "server/cgroup_directories.h"
 
 namespace moed {
 namespace {
@@ -19,14 +20,13 @@ constexpr int64_t kUnlimited = std::numeric_limits<int64_t>::max();
 
 // The files of one version of memory cgroups, in a group's directory.
 struct CgroupFiles {
-  const char* mount;
   const char* limit;
   const char* usage;
   const char* reclaimable;  // key in memory.stat: page cache that gives way
 };
-constexpr CgroupFiles kV1 = {"/sys/fs/cgroup/memory", "memory.limit_in_bytes",
-                             "memory.usage_in_bytes", "total_inactive_file"};
-constexpr CgroupFiles kV2 = {"/sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"};
+constexpr CgroupFiles kV1 = {"memory.limit_in_bytes", "memory.usage_in_bytes",
+                             "total_inactive_file"};
+constexpr CgroupFiles kV2 = {"memory.max", "memory.current", "inactive_file"};
 
 // The number in a file; nothing if there is no such file or it holds no number ("max").
 std::optional<int64_t> ReadNumber(const std::string& path) {
@@ -59,31 +59,9 @@ int64_t LeftInGroup(const std::string& directory, const CgroupFiles& files) {
   return std::max<int64_t>(*limit - *usage + reclaimable, 0);
 }
 
-// What the group and all groups above it leave. Inside a container the path may be one of the host;
-// then the mount itself is the container's group.
-int64_t LeftInGroups(const std::string& root, std::string group, const CgroupFiles& files) {
+int64_t LeftInGroups(const std::vector<std::string>& groups, const CgroupFiles& files) {
   int64_t left = kUnlimited;
-  while (true) {
-    left = std::min(left, LeftInGroup(root + files.mount + group, files));
-    const size_t slash = group.rfind('/');
-    if (slash == std::string::npos) return left;
-    group.resize(slash);
-  }
-}
-
-// Lines of /proc/self/cgroup are "ID:CONTROLLERS:PATH"; v2 has ID 0 and no controllers.
-int64_t LeftInAllGroups(const std::string& root, const std::string& cgroup_file) {
-  int64_t left = kUnlimited;
-  for (const absl::string_view line : absl::StrSplit(cgroup_file, '\n')) {
-    const std::vector<std::string> parts = absl::StrSplit(line, absl::MaxSplits(':', 2));
-    if (parts.size() != 3) continue;
-    const std::string group = parts[2] == "/" ? "" : parts[2];
-    const std::vector<std::string> controllers = absl::StrSplit(parts[1], ',');
-    if (parts[1].empty()) left = std::min(left, LeftInGroups(root, group, kV2));
-    if (std::count(controllers.begin(), controllers.end(), "memory") > 0) {
-      left = std::min(left, LeftInGroups(root, group, kV1));
-    }
-  }
+  for (const std::string& group : groups) left = std::min(left, LeftInGroup(group, files));
   return left;
 }
 
@@ -95,9 +73,9 @@ absl::StatusOr<int64_t> AvailableMemoryBytes(const std::string& root) {
   if (!available_kib) {
     return absl::NotFoundError(absl::StrFormat("%s/proc/meminfo has no MemAvailable", root));
   }
-  const absl::StatusOr<std::string> cgroup = ReadTextFile(root + "/proc/self/cgroup");
-  const int64_t left = cgroup.ok() ? LeftInAllGroups(root, *cgroup) : kUnlimited;
-  return std::min(*available_kib * 1024, left);
+  const CgroupDirectories groups = FindCgroupDirectories("memory", root);
+  return std::min(
+      {*available_kib * 1024, LeftInGroups(groups.v1, kV1), LeftInGroups(groups.v2, kV2)});
 }
 
 }  // namespace moed

@@ -61,8 +61,8 @@ std::string ServedName(const DaemonConfig& config, const std::string& model_dir)
 
 absl::StatusOr<int32_t> NumThreads(const DaemonConfig& config) {
   if (config.threads > 0) return config.threads;
-  MOED_ASSIGN_OR_RETURN(const std::vector<int32_t> cpus, AllowedCpus());
-  return std::max(static_cast<int32_t>(cpus.size()) / config.ranks, 1);
+  MOED_ASSIGN_OR_RETURN(const int32_t num_cpus, NumUsableCpus());
+  return std::max(num_cpus / config.ranks, 1);
 }
 
 // The ids that have no token though a larger one has. They travel with every step of a sequence.

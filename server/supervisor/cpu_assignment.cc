@@ -2,11 +2,14 @@
 
 #include <sched.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <memory>
 
 #include "absl/strings/str_cat.h"
+#include "config/base/status_macros.h"
+#include "server/supervisor/cpu_quota.h"
 
 namespace moed {
 namespace {
@@ -29,6 +32,12 @@ absl::StatusOr<std::vector<int32_t>> AllowedCpus() {
     if (CPU_ISSET_S(cpu, set_bytes, set.get())) cpus.push_back(cpu);
   }
   return cpus;
+}
+
+absl::StatusOr<int32_t> NumUsableCpus() {
+  MOED_ASSIGN_OR_RETURN(const std::vector<int32_t> cpus, AllowedCpus());
+  const double allowed = static_cast<double>(cpus.size());
+  return static_cast<int32_t>(std::max(1.0, std::min(allowed, CpuQuota().value_or(allowed))));
 }
 
 std::vector<std::vector<int32_t>> AssignCpus(const std::vector<int32_t>& allowed, int32_t num_ranks,

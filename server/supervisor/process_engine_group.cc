@@ -11,6 +11,7 @@
 #include "config/base/status_macros.h"
 #include "config/logging.h"
 #include "server/supervisor/cpu_assignment.h"
+#include "server/supervisor/cpu_quota.h"
 #include "server/supervisor/engine_checks.h"
 
 namespace moed {
@@ -71,6 +72,12 @@ std::vector<std::vector<int32_t>> ChooseCpus(const EngineConfig& engine) {
   const absl::StatusOr<std::vector<int32_t>> allowed = AllowedCpus();
   if (!allowed.ok()) {
     SPDLOG_WARN("event=no_pinning reason=\"{}\"", std::string(allowed.status().message()));
+    return std::vector<std::vector<int32_t>>(static_cast<size_t>(num_ranks));
+  }
+  // Who has a share of the time of all CPUs shares them with others, who would all pin to the
+  // first.
+  if (const std::optional<double> quota = CpuQuota(); quota && *quota < allowed->size()) {
+    SPDLOG_INFO("event=no_pinning reason=\"a quota of {} on {} cpus\"", *quota, allowed->size());
     return std::vector<std::vector<int32_t>>(static_cast<size_t>(num_ranks));
   }
   std::vector<std::vector<int32_t>> cpus = AssignCpus(*allowed, num_ranks, engine.num_threads);
