@@ -140,9 +140,8 @@ int main(int argc, char** argv) {
   app.add_option("--log-level", log_level, "trace, debug, info, warn, error or off");
   app.set_version_flag("--version", MOED_VERSION);
   app.footer(
-      "People start moed, which starts its engines, tells each its model and rank over --listen, "
-      "and\n"
-      "ends them. Log lines go to standard error; moed adds time and rank to them.\n"
+      "People start moed, which starts its engines, tells each its model and rank over --listen,\n"
+      "and ends them. Log lines go to standard error; moed adds time and rank to them.\n"
       "Exit codes: 0 told to end, or its daemon has gone; 1 failure; 2 wrong usage.\n\n"
       "Examples:\n  moed-engine --listen unix:/run/moed/rank-0.sock");
   try {
