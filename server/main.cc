@@ -61,12 +61,13 @@ constexpr FieldGroup kFieldGroups[] = {{"model", "Model"},
                                        {"ready_file", "Life of the process"}};
 
 constexpr char kFooter[] =
-    R"(Every setting is a key of the config file, with '_' for '-'; a flag of a bool may be --no-NAME.
+    R"(Every setting is a key of the config file, with '_' for '-'. Settings
+that are true or false have --no-NAME as well.
 
 Signals: SIGTERM and SIGINT refuse new requests, finish what runs within --drain-timeout-s, and end.
 A second one ends at once.
-Environment: NOTIFY_SOCKET (a service manager that is told of READY, STOPPING and STATUS, as sd_notify
-does), XDG_RUNTIME_DIR (where the sockets of the engines lie; else /tmp).
+Environment: NOTIFY_SOCKET (a service manager that is told of READY, STOPPING and STATUS, as
+sd_notify does), XDG_RUNTIME_DIR (where the sockets of the engines lie; else /tmp).
 Exit codes: 0 ended by a signal, or the plan of --check works; 1 failure; 2 wrong usage.
 
 Examples:

@@ -96,7 +96,7 @@ check_image() {
   inspect '{{index .Labels "org.opencontainers.image.version"}}' 0.1.0
   inspect '{{index .Labels "org.opencontainers.image.revision"}}' test
   local program
-  for program in moed; do
+  for program in moed moed-engine moedctl moed-bench moed-load; do
     podman run --rm --network none --entrypoint "/usr/local/bin/$program" localhost/moed:cpu --version >>"$work.log" ||
       fail "$program does not run in the image"
   done

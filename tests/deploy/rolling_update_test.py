@@ -1,6 +1,6 @@
 """A rolling update under load loses no request: two servers are replaced, one after the other, at their addresses.
 
-The client is as deploy/README.md says: both addresses, round_robin, health checking, retries. Nothing here retries by
+The client is as deploy/kubernetes/README.md says: both addresses, round_robin, health checking, retries. Nothing here retries by
 itself: every call that fails is a failure of the test.
 """
 import json
@@ -19,7 +19,7 @@ sys.path.insert(0, str(SOURCE / "tests/e2e"))
 from daemon import BIN, collect, grpc, inference_pb2, inference_pb2_grpc, wait_until  # noqa: E402
 
 NUM_CLIENTS = 4
-SERVICE_CONFIG = re.search(r"```json\n(.*?)```", (SOURCE / "deploy/README.md").read_text(), re.DOTALL).group(1)
+SERVICE_CONFIG = re.search(r"```json\n(.*?)```", (SOURCE / "deploy/kubernetes/README.md").read_text(), re.DOTALL).group(1)
 
 
 class Server:
