@@ -149,20 +149,22 @@ absl::Status Daemon::Listen() {
                                           .drain_timeout = absl::Seconds(config_.drain_timeout_s),
                                           .started = started_,
                                           .random_prefix = random()}));
+  LogListening();
+  return absl::OkStatus();
+}
+
+void Daemon::LogListening() const {
   const bool is_tls = secrets_->certificates() != nullptr && !config_.listen.starts_with("unix:");
+  const char* tls = config_.tls_client_ca.empty() ? "server" : "mutual";
+  const char* authentication = secrets_->authenticator() != nullptr ? "token" : "none";
   SPDLOG_INFO("event=listening address={} admin_address={} authentication={} tls={}",
               rpc_server_->address(),
-              config_.admin_listen.empty() ? "same" : rpc_server_->admin_address(),
-              secrets_->authenticator() != nullptr ? "token" : "none",
-              !is_tls                         ? "none"
-              : config_.tls_client_ca.empty() ? "server"
-                                              : "mutual");
+              config_.admin_listen.empty() ? "same" : rpc_server_->admin_address(), authentication,
+              is_tls ? tls : "none");
   if (config_.insecure && !IsLocalAddress(rpc_server_->address())) {
     SPDLOG_WARN("event=insecure address={} authentication={} tls={}", rpc_server_->address(),
-                secrets_->authenticator() != nullptr ? "token" : "none",
-                is_tls ? "server" : "none");
+                authentication, is_tls ? tls : "none");
   }
-  return absl::OkStatus();
 }
 
 absl::Status Daemon::ListenForMetrics() {

@@ -46,6 +46,7 @@ class Daemon {
 
   absl::Status LoadSecrets();
   absl::Status Listen();
+  void LogListening() const;
   absl::Status ListenForMetrics();
   void OnSignal(int signal);
   void OnStateChange(ServingState state);

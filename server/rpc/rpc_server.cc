@@ -2,6 +2,8 @@
 
 #include <grpcpp/ext/proto_server_reflection_plugin.h>
 #include <grpcpp/health_check_service_interface.h>
+#include <grpcpp/impl/server_builder_option.h>
+#include <grpcpp/impl/server_builder_plugin.h>
 #include <grpcpp/resource_quota.h>
 #include <grpcpp/server.h>
 #include <grpcpp/server_builder.h>
@@ -112,6 +114,16 @@ AdminService::Params AdminParams(const RpcServer::Params& params, const Admissio
           .started = params.started};
 }
 
+// Takes out the reflection service, which linking its library puts into every server.
+class WithoutReflection final : public grpc::ServerBuilderOption {
+ public:
+  void UpdateArguments(grpc::ChannelArguments*) override {}
+  void UpdatePlugins(std::vector<std::unique_ptr<grpc::ServerBuilderPlugin>>* plugins) override {
+    std::erase_if(*plugins,
+                  [](const auto& plugin) { return plugin->name() == "proto_server_reflection"; });
+  }
+};
+
 // An address and the server that listens there.
 struct Listener {
   std::string address;  // as configured; once it listens, with the actual port
@@ -189,6 +201,7 @@ absl::Status RpcServer::Parts::Start(const Params& params, Listener& listener) {
   listener.credentials = CredentialsFor(listen, params.certificates);
   builder.AddListeningPort(listen, listener.credentials, &port);
   for (grpc::Service* service : listener.services) builder.RegisterService(service);
+  if (!params.reflection) builder.SetOption(std::make_unique<WithoutReflection>());
   SetLimits(builder, params, quota);
   SetKeepalive(builder);
   listener.server = builder.BuildAndStart();

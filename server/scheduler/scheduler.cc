@@ -5,10 +5,10 @@
 #include <numeric>
 #include <utility>
 
-#include "absl/container/flat_hash_map.h"
 #include "absl/strings/str_format.h"
 #include "config/base/check.h"
 #include "config/base/status_macros.h"
+#include "server/scheduler/planning_order.h"
 
 namespace moed {
 
@@ -97,34 +97,8 @@ std::optional<PlannedStep> Scheduler::Plan(absl::Time now) {
   return BuildStep();
 }
 
-// Whoever runs on the rank. The tenant with the newest request comes last, so that a newcomer never
-// takes the blocks of another tenant; a tenant's own sequences are in their order.
-std::vector<Sequence*> Scheduler::DecodeOrder(const Rank& rank) {
-  absl::flat_hash_map<const Tenant*, uint64_t> newest;  // number of the newest admission
-  for (const Sequence* sequence : rank.running) {
-    uint64_t& number = newest[sequence->owner->tenant];
-    number = std::max(number, sequence->owner->admission_number);
-  }
-  std::vector<Sequence*> order(rank.running.begin(), rank.running.end());
-  if (newest.size() < 2) return order;
-  std::ranges::stable_sort(
-      order, {}, [&newest](const Sequence* sequence) { return newest[sequence->owner->tenant]; });
-  return order;
-}
-
-// Those that still compute their prompts; the tenant that has been served least comes first.
-std::vector<Sequence*> Scheduler::PrefillOrder(const Rank& rank) {
-  std::vector<Sequence*> order;
-  for (Sequence* sequence : rank.running) {
-    if (!sequence->IsDecoding()) order.push_back(sequence);
-  }
-  std::ranges::stable_sort(
-      order, {}, [](const Sequence* sequence) { return sequence->owner->tenant->service; });
-  return order;
-}
-
 void Scheduler::PlanDecodes(Rank& rank) {
-  std::vector<Sequence*> order = DecodeOrder(rank);
+  std::vector<Sequence*> order = DecodeOrder(rank.running);
   for (size_t i = 0; i < order.size(); ++i) {
     if (rank.num_tokens_left == 0) return;
     Sequence& sequence = *order[i];
@@ -137,7 +111,7 @@ void Scheduler::PlanDecodes(Rank& rank) {
 }
 
 void Scheduler::PlanPrefills(Rank& rank) {
-  for (Sequence* sequence : PrefillOrder(rank)) {
+  for (Sequence* sequence : PrefillOrder(rank.running)) {
     if (rank.num_tokens_left == 0) return;
     AddSlice(rank, *sequence);
   }
@@ -451,22 +425,6 @@ int32_t Scheduler::num_running_sequences() const {
   int32_t sum = 0;
   for (const Rank& rank : ranks_) sum += static_cast<int32_t>(rank.running.size());
   return sum;
-}
-
-int32_t Scheduler::num_waiting_sequences() const {
-  int32_t sum = 0;
-  for (const auto& [name, tenant] : tenants_.all()) {
-    sum += static_cast<int32_t>(tenant.waiting.size());
-  }
-  return sum;
-}
-
-WaitingLoad Scheduler::waiting_load() const {
-  WaitingLoad load;
-  for (const auto& [name, tenant] : tenants_.all()) {
-    if (tenant.queued.num_requests > 0) load.Add(name, tenant.queued);
-  }
-  return load;
 }
 
 bool Scheduler::HasWork() const {

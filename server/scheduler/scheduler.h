@@ -106,10 +106,10 @@ class Scheduler {
   RankUsage usage(int32_t rank) const;
   int32_t num_ranks() const { return static_cast<int32_t>(ranks_.size()); }
   bool HasWork() const;
-  int32_t num_waiting_sequences() const;
+  int32_t num_waiting_sequences() const { return tenants_.num_waiting_sequences(); }
   int32_t num_running_sequences() const;
   /// Requests of which nothing has been scheduled yet.
-  WaitingLoad waiting_load() const;
+  WaitingLoad waiting_load() const { return tenants_.waiting_load(); }
 
  private:
   struct PlannedSlice {
@@ -135,8 +135,6 @@ class Scheduler {
     std::set<Sequence*, ServedBefore>::iterator next;
   };
 
-  static std::vector<Sequence*> DecodeOrder(const Rank& rank);
-  static std::vector<Sequence*> PrefillOrder(const Rank& rank);
   void PlanDecodes(Rank& rank);
   void PlanPrefills(Rank& rank);
   bool MakeRoom(Rank& rank, Sequence& sequence, std::vector<Sequence*>& order);

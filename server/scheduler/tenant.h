@@ -34,7 +34,20 @@ class Tenants {
   }
 
   std::map<std::string, Tenant>& all() { return tenants_; }
-  const std::map<std::string, Tenant>& all() const { return tenants_; }
+
+  int32_t num_waiting_sequences() const {
+    int32_t sum = 0;
+    for (const auto& [name, tenant] : tenants_) sum += static_cast<int32_t>(tenant.waiting.size());
+    return sum;
+  }
+
+  WaitingLoad waiting_load() const {
+    WaitingLoad load;
+    for (const auto& [name, tenant] : tenants_) {
+      if (tenant.queued.num_requests > 0) load.Add(name, tenant.queued);
+    }
+    return load;
+  }
 
  private:
   void UpdateLeastService() {

@@ -53,6 +53,7 @@ const std::map<std::string, Access>& Entries() {
       {"grpc.health.v1.Health/Watch", Access::kOpen},
       {"grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", Access::kNotServed},
       {"moed.engine.v1.EngineService/Session", Access::kNotServed},
+      {"moed.engine.v1.JoinService/Join", Access::kNotServed},
   };
   return *entries;
 }
@@ -151,6 +152,7 @@ class FrontDoorTest : public RpcServerFixture {
                                     .placement = placement_,
                                     .loop = loop_,
                                     .authenticator = authenticator_.get(),
+                                    .reflection = reflection_,
                                     .ranks = [] { return std::vector<RankView>(); },
                                     .drain_timeout = absl::Seconds(1),
                                     .started = absl::Now()});
@@ -167,6 +169,7 @@ class FrontDoorTest : public RpcServerFixture {
                                             .pem_cert_chain = pair.certificate}));
   }
 
+  bool reflection_ = false;
   const TestCa ca_{"ca"};
   const TestCa other_ca_{"another ca"};
   std::unique_ptr<CertificateStore> store_;
@@ -223,6 +226,14 @@ TEST_F(FrontDoorTest, WhoIsEntitledGetsThrough) {
           << method;  // an empty message is no good request
     }
   }
+}
+
+TEST_F(FrontDoorTest, ReflectionIsServedWhenAskedFor) {
+  reflection_ = true;
+  Start();
+  EXPECT_TRUE(RawCall(Connect(ca_, ca_.Issue("client")),
+                      "grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", "")
+                  .ok());
 }
 
 TEST_F(FrontDoorTest, AdminCallsOnTheirOwnSocketAreNowhereElse) {

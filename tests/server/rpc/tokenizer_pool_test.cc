@@ -27,10 +27,13 @@ class TokenizerPoolTest : public ::testing::Test {
   // Keeps one thread busy until release_, and waits until it is.
   void OccupyThread() {
     absl::Notification running;
-    ASSERT_TRUE(pool_->Post("", 1, [this, &running] {
-                       running.Notify();
-                       release_.WaitForNotification();
-                     }).ok());
+    ASSERT_TRUE(pool_
+                    ->Post("", 1,
+                           [this, &running] {
+                             running.Notify();
+                             release_.WaitForNotification();
+                           })
+                    .ok());
     running.WaitForNotification();
   }
 
@@ -61,13 +64,16 @@ TEST_F(TokenizerPoolTest, NoMoreTextsAreWorkedOnAtATimeThanThereAreThreads) {
   Use({.num_threads = 2});
   std::atomic<int> num_running = 0, most = 0;
   for (int i = 0; i < 50; ++i) {
-    ASSERT_TRUE(pool_->Post("", 1, [&] {
-                       const int now = ++num_running;
-                       int seen = most;
-                       while (now > seen && !most.compare_exchange_weak(seen, now)) {
-                       }
-                       --num_running;
-                     }).ok());
+    ASSERT_TRUE(pool_
+                    ->Post("", 1,
+                           [&] {
+                             const int now = ++num_running;
+                             int seen = most;
+                             while (now > seen && !most.compare_exchange_weak(seen, now)) {
+                             }
+                             --num_running;
+                           })
+                    .ok());
   }
   pool_.reset();
   EXPECT_GE(most, 1);
