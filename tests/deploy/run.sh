@@ -23,6 +23,7 @@ packages() {
   done
   [ ${#missing[@]} -eq 0 ] && return
   [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null || return 1
+  apt-get -o DPkg::Lock::Timeout=300 update -q >"$scratch/apt.log" 2>&1 || true # package lists may be old or absent
   DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 install -q -y --no-install-recommends "${missing[@]}" \
     >"$scratch/apt.log" 2>&1 </dev/null || { tail -n 3 "$scratch/apt.log"; return 1; }
 }
