@@ -28,10 +28,11 @@ class Browser:
             os.dup2(low, 3)
             os.dup2(high, 4)
 
+        self.log = open(os.path.join(self.dir, "stderr"), "wb")
         self.process = subprocess.Popen(
             [path, "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", "--remote-debugging-pipe",
              f"--user-data-dir={self.dir}", "about:blank"],
-            preexec_fn=set_pipes, close_fds=False, stdout=subprocess.DEVNULL, stderr=open(os.path.join(self.dir, "stderr"), "wb"))
+            preexec_fn=set_pipes, close_fds=False, stdout=subprocess.DEVNULL, stderr=self.log)
         os.close(to_child)
         os.close(from_child)
         self.buffer = b""
@@ -51,6 +52,7 @@ class Browser:
         self.process.wait()
         os.close(self.out)
         os.close(self.inp)
+        self.log.close()
         shutil.rmtree(self.dir, ignore_errors=True)
 
     def read(self):

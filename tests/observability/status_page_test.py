@@ -48,7 +48,7 @@ class StatusPageTest(unittest.TestCase):
                 self.assertNotIn("–", self.text("#tiles .tile:nth-child(1) .value"))
                 self.assertRegex(self.text("#tiles .tile:nth-child(4) .value"), r"\d (ms|s) p50")
                 self.assertRegex(self.text("#tiles .tile:nth-child(6) .value"), r"^[01]\.\d\d mean")
-                self.assertEqual(self.browser.evaluate("document.querySelectorAll('#ranks tr').length"), 2)
+                self.assertEqual(self.browser.evaluate("[...document.querySelectorAll('#ranks tr')].map(r => r.cells[0].textContent)"), ["0", "1"])
                 drawn = self.browser.evaluate("[...document.querySelectorAll('.plot')].map(p => p.querySelectorAll('path').length)")
                 self.assertEqual(len(drawn), 6)
                 self.assertTrue(all(drawn), drawn)
@@ -83,6 +83,7 @@ class StatusPageTest(unittest.TestCase):
             self.browser.show(f"http://{daemon.metrics_address}/")
             self.browser.wait_for(f"({ROOT}.dataset.samples | 0) >= 2", 60)
         self.browser.wait_for("document.getElementById('problem').textContent.startsWith('No answer from the server since')", 30)
+        self.assertEqual(self.text("#state"), "no answer")
         self.keep("status-gone")
 
 

@@ -24,12 +24,12 @@ ENTER, LEAVE = b"\x1b[?1049h", b"\x1b[?1049l"
 class Terminal:
     """moedctl top on a pseudo-terminal of a given size."""
 
-    def __init__(self, address, *flags, rows=40, columns=120, **env):
+    def __init__(self, address, interval="0.2", rows=40, columns=120, **env):
         self.master, slave = pty.openpty()
         self.resize(rows, columns)
         self.before = termios.tcgetattr(slave)
         self.slave = slave
-        self.process = subprocess.Popen([BIN / "moedctl", "--server", address, "top", "--interval", "0.2", *flags], stdin=slave, stdout=slave,
+        self.process = subprocess.Popen([BIN / "moedctl", "--server", address, "top", "--interval", interval], stdin=slave, stdout=slave,
                                         stderr=slave, env={**os.environ, "TERM": "xterm-256color", "LC_ALL": "C.UTF-8", **env})
         self.seen = b""
 
@@ -57,7 +57,7 @@ class Terminal:
 
 def lines(picture):
     """What a picture shows, without its escape sequences."""
-    return re.sub(rb"\x1b\[[?0-9;]*[a-zA-Z]", b"", picture).decode().split("\r\n")
+    return re.sub(rb"\x1b\[[?0-9;]*[a-zA-Z]", b"", picture).decode().replace("\r", "").split("\n")
 
 
 class TopTest(unittest.TestCase):
@@ -96,7 +96,7 @@ class TopTest(unittest.TestCase):
             terminal.close()
 
     def test_the_picture_follows_the_size_of_the_window(self):
-        terminal = Terminal(self.daemon.address, "--interval", "30")
+        terminal = Terminal(self.daemon.address, interval="30")
         try:
             terminal.read_until(lambda seen: b"\x1b[H" in seen)
             for rows, columns in ((8, 30), (3, 10), (1, 1), (50, 200)):
@@ -105,7 +105,7 @@ class TopTest(unittest.TestCase):
                 terminal.read_until(lambda seen: seen.count(b"\x1b[H") > before and seen.endswith(b"\x1b[J"))
                 shown = lines(terminal.pictures()[-1])
                 self.assertLessEqual(len(shown), rows)
-                self.assertLessEqual(max(map(len, shown)), columns)
+                self.assertLessEqual(max(map(len, shown)), columns, shown)
         finally:
             terminal.close()
 
