@@ -191,7 +191,7 @@ TEST_F(DaemonTest, EnginesThatCannotBeStartedEndItWithOneAndOneClearLine) {
 }
 
 TEST_F(DaemonTest, AnAddressThatIsNotOursIsRefusedByName) {
-  Start({"--listen", "192.0.2.1:1", "--metrics-listen", "", "--log-level", "off"});
+  Start({"--insecure", "--listen", "192.0.2.1:1", "--metrics-listen", "", "--log-level", "off"});
   EXPECT_EQ(Wait(), 1);
   EXPECT_THAT(Output(), HasSubstr("192.0.2.1:1"));
 }
