@@ -28,15 +28,16 @@ class ImbalanceMeter {
  private:
   struct Slot {
     int32_t expert = 0;
-    int32_t rank = 0;
-    double share = 1;  // of the expert's rows
+    float share = 1;  // of the expert's rows
+  };
+  struct Layer {
+    std::vector<std::vector<Slot>> ranks;  // [num_ranks] the slots of each
   };
 
-  void MeasureLayer(std::span<const Slot> slots, std::span<const int64_t> tokens_per_expert);
+  void MeasureLayer(const Layer& layer, std::span<const int64_t> tokens_per_expert);
 
   const size_t num_experts_;
-  std::vector<std::vector<Slot>> layers_;
-  std::vector<double> rank_rows_;  // [num_ranks] of the layer being measured
+  std::vector<Layer> layers_;
   std::vector<double> of_ranks_;
   std::vector<double> of_experts_;
 };
