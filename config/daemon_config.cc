@@ -30,6 +30,9 @@ constexpr ConfigField kFields[] = {
     {"dummy_seed", &C::dummy_seed, "seed of dummy weights"},
     {"dtype", &C::dtype, "int8, int4: smaller weights; f32: the slow oracle", 0, 0,
      "bf16|f32|int8|int4"},
+    {"numerics", &C::numerics,
+     "fast: cuBLAS where it wins; tokens may then depend on what else is in a batch", 0, 0,
+     "invariant|fast"},
     {"max_model_len", &C::max_model_len, "prompt + generated tokens; 0: the model's own limit", 0,
      1 << 24},
     {"ranks", &C::ranks, "number of engine processes", 1, 8},
@@ -306,6 +309,12 @@ absl::Status ValidateDaemonConfig(const DaemonConfig& config) {
                                          config.metrics_listen.starts_with("unix:"))) {
     return absl::InvalidArgumentError(absl::StrFormat(
         "metrics_listen: '%s': expected HOST:PORT or [IPV6]:PORT", config.metrics_listen));
+  }
+  if (config.numerics == "fast" && config.device == "cpu") {
+    return absl::InvalidArgumentError(
+        "numerics: fast is what cuBLAS computes on GPUs, but device is cpu, which computes "
+        "invariant "
+        "only");
   }
   if (config.expert_placement.empty()) {
     return absl::InvalidArgumentError(

@@ -20,6 +20,7 @@ struct DaemonConfig {
   std::string load_format = "auto";
   int64_t dummy_seed = 0;
   std::string dtype = "bf16";
+  std::string numerics = "invariant";
   int32_t max_model_len = 0;  // tokens; 0 = the model's own limit
 
   // The ranks.

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <span>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -18,6 +19,11 @@ enum class Numerics : uint8_t {
   kInvariant,  // a row's bits depend on that row alone: design.md, section 3
   kFast,       // on NVIDIA GPUs, cuBLAS where it wins: bits depend on the number of rows
 };
+
+/// The `--numerics` value that asks for it.
+constexpr std::string_view Name(Numerics numerics) {
+  return numerics == Numerics::kFast ? "fast" : "invariant";
+}
 
 /// How a backend keeps a matrix that it is given.
 enum class WeightFormat : uint8_t {

@@ -133,6 +133,8 @@ absl::Status FillEngineConfig(const DaemonConfig& config, LaunchPlan& plan) {
   MOED_ASSIGN_OR_RETURN(const EngineDType dtype, ParseEngineDType(config.dtype));
   engine.activation_dtype = dtype.activation;
   engine.weight_format = dtype.weights;
+  engine.numerics =
+      config.numerics == "fast" ? kernels::Numerics::kFast : kernels::Numerics::kInvariant;
   engine.kv_dtype = config.kv_dtype == "f32" ? DType::kF32 : DType::kBF16;
   MOED_ASSIGN_OR_RETURN(engine.num_threads, NumThreads(config));
   engine.instruction_set = config.instruction_set;
@@ -149,7 +151,8 @@ LocalEngineOptions ToEngineOptions(const EngineConfig& engine) {
   return {.backend = {.device = engine.device,
                       .activation_dtype = engine.activation_dtype,
                       .num_threads = engine.num_threads,
-                      .instruction_set = engine.instruction_set},
+                      .instruction_set = engine.instruction_set,
+                      .numerics = engine.numerics},
           .kv_dtype = engine.kv_dtype,
           .block_size = engine.block_size,
           .num_blocks = std::max(engine.num_blocks, 1),  // not known yet

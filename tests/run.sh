@@ -87,9 +87,9 @@ cuda() {
 # The sanitizer builds leave out the tests that are mostly gRPC's own code, which is not instrumented: services,
 # generate, engine_wire, process_engine_group, client. Those run in the release build, e2e_test with real processes.
 asan_targets=(json_reader_test logging_test model_config_test rope_test daemon_config_test
-              attention_test create_backend_test gemm_test int_gemm_test moe_ops_test panel_packing_test sampling_test thread_pool_test
+              attention_test create_backend_test gemm_test int_gemm_test moe_ops_test packed_gemm_test panel_packing_test sampling_test thread_pool_test
               cuda_emulation_test cuda_backend_test emulated_cuda_test
-              expert_placement_test dummy_tensors_test format_rule_test safetensors_file_test weight_loader_test
+              expert_placement_test dummy_tensors_test format_rule_test safetensors_file_test weight_loader_test fp8_weights_test
               shm_communicator_test nccl_communicator_test dispatch_plan_test moe_layer_test moe_exchange_test paged_kv_cache_test sampler_test
               decoder_model_test batch_inputs_test validate_step_plan_test local_engine_test reference_test
               unicode_test regex_test tokenizer_test stream_decoder_test

@@ -37,6 +37,9 @@ void AddModelFlags(CLI::App& app, BenchOptions& options) {
   app.add_option("--load-format", options.load_format, "auto: read weights; dummy: random ones")
       ->check(CLI::IsMember({"auto", "dummy"}));
   app.add_option("--dtype", options.dtype, "bf16, f32, int8 or int4")->capture_default_str();
+  app.add_option("--numerics", options.numerics, "fast: cuBLAS where it wins, on GPUs")
+      ->check(CLI::IsMember({"invariant", "fast"}))
+      ->capture_default_str();
   app.add_option("--device", options.device, "cpu or cuda:N")->capture_default_str();
   app.add_option("--instruction-set", options.instruction_set, "Force the kernels' choice");
 }

@@ -71,6 +71,7 @@ absl::StatusOr<LocalEngineOptions> MakeEngineOptions(const BenchOptions& options
   engine.backend.activation_dtype = dtype.activation;
   engine.backend.num_threads = options.num_threads;
   engine.backend.instruction_set = options.instruction_set;
+  if (options.numerics == "fast") engine.backend.numerics = kernels::Numerics::kFast;
   engine.kv_dtype = dtype.activation;
   engine.block_size = kBenchBlockSize;
   engine.num_blocks = static_cast<int32_t>(num_blocks);

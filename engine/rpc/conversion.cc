@@ -54,6 +54,14 @@ absl::StatusOr<kernels::WeightFormat> ParseWeightFormat(const std::string& name)
                                                  name, "\", expected stored, int8 or int4"));
 }
 
+absl::StatusOr<kernels::Numerics> ParseNumerics(const std::string& name) {
+  for (const auto numerics : {kernels::Numerics::kInvariant, kernels::Numerics::kFast}) {
+    if (name == Name(numerics)) return numerics;
+  }
+  return absl::InvalidArgumentError(absl::StrCat("configuring the engine: numerics is \"", name,
+                                                 "\", expected invariant or fast"));
+}
+
 void ToProto(const SamplingParams& params, engine::v1::SamplingParams* out) {
   out->set_temperature(params.temperature);
   out->set_top_k(params.top_k);
@@ -229,6 +237,7 @@ engine::v1::ConfigureRequest ToProto(const EngineConfig& config) {
   out.set_device(config.device);
   out.set_activation_dtype(std::string(Name(config.activation_dtype)));
   out.set_weight_format(NameOf(config.weight_format));
+  out.set_numerics(std::string(Name(config.numerics)));
   out.set_kv_dtype(std::string(Name(config.kv_dtype)));
   out.set_num_threads(config.num_threads);
   CopyTo(config.cpus, out.mutable_cpus());
@@ -258,6 +267,7 @@ absl::StatusOr<EngineConfig> FromProto(const engine::v1::ConfigureRequest& reque
   MOED_ASSIGN_OR_RETURN(out.activation_dtype,
                         ParseDType(request.activation_dtype(), "activation_dtype"));
   MOED_ASSIGN_OR_RETURN(out.weight_format, ParseWeightFormat(request.weight_format()));
+  MOED_ASSIGN_OR_RETURN(out.numerics, ParseNumerics(request.numerics()));
   MOED_ASSIGN_OR_RETURN(out.kv_dtype, ParseDType(request.kv_dtype(), "kv_dtype"));
   out.model_dir = request.model_dir();
   out.model_config_json = request.model_config_json();

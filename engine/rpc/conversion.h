@@ -11,7 +11,7 @@
 namespace moed {
 
 /// Raised with every change of engine.proto; both ends must have the same.
-inline constexpr int32_t kEngineProtocolVersion = 3;
+inline constexpr int32_t kEngineProtocolVersion = 4;
 
 /// Most bytes of one message in either direction: a plan with the token counts of many long
 /// sequences.

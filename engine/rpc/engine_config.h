@@ -27,6 +27,7 @@ struct EngineConfig {
   std::string device = "cpu";  // "cpu" or "cuda:N"
   DType activation_dtype = DType::kBF16;
   kernels::WeightFormat weight_format = kernels::WeightFormat::kStored;
+  kernels::Numerics numerics = kernels::Numerics::kInvariant;
   DType kv_dtype = DType::kBF16;
   int32_t num_threads = 1;
   std::vector<int32_t> cpus;    // to pin the threads to; empty = do not pin

@@ -48,7 +48,11 @@ absl::StatusOr<std::unique_ptr<Backend>> CreateCudaBackend(const BackendOptions&
                      std::string(Name(options.activation_dtype))));
   }
   MOED_ASSIGN_OR_RETURN(auto context, CudaContext::Create(index));
-  return std::make_unique<CudaBackend>(std::move(context));
+  std::unique_ptr<FastGemm> fast_gemm;
+  if (options.numerics == Numerics::kFast) {
+    MOED_ASSIGN_OR_RETURN(fast_gemm, FastGemm::Create(*context));
+  }
+  return std::make_unique<CudaBackend>(std::move(context), std::move(fast_gemm));
 }
 
 std::string CudaBackend::device() const { return absl::StrCat("cuda:", context_->device_index()); }
@@ -149,7 +153,17 @@ void CudaBackend::Linear(const LinearParams& p) {
       .num_features = weights.out_features(),
       .bias = weights.bias(),
       .scale = p.scale};
-  context_->Keep(Gemm(context_->Begin(), gemm), "Linear");
+  const int32_t offsets[] = {0, static_cast<int32_t>(p.x.rows)};
+  Multiply(gemm, offsets, "Linear");
+}
+
+void CudaBackend::Multiply(const GemmParams& params, std::span<const int32_t> offsets,
+                           const char* what) {
+  if (fast_gemm_ != nullptr && FastGemm::Takes(params, offsets)) {
+    fast_gemm_->Run(params, offsets);
+  } else {
+    context_->Keep(Gemm(context_->Begin(), params), what);
+  }
 }
 
 void CudaBackend::PrepareQkv(const PrepareQkvParams& p, const KvCacheView& cache) {
@@ -253,7 +267,7 @@ void CudaBackend::ExpertsGateUp(const ExpertsGateUpParams& p) {
                            .epilogue = GemmEpilogue::kSwiGlu,
                            .out = p.out.data,
                            .num_features = experts.intermediate_size()};
-  context_->Keep(Gemm(context_->Begin(), gemm), "ExpertsGateUp");
+  Multiply(gemm, p.expert_offsets, "ExpertsGateUp");
 }
 
 void CudaBackend::ExpertsDown(const ExpertsDownParams& p) {
@@ -272,7 +286,7 @@ void CudaBackend::ExpertsDown(const ExpertsDownParams& p) {
                            .out = p.out.data,
                            .out_row = p.out_row,
                            .num_features = experts.hidden_size()};
-  context_->Keep(Gemm(context_->Begin(), gemm), "ExpertsDown");
+  Multiply(gemm, p.expert_offsets, "ExpertsDown");
 }
 
 void CudaBackend::Combine(const CombineParams& p) {

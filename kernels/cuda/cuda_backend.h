@@ -8,6 +8,7 @@
 #include "kernels/create_backend.h"
 #include "kernels/cuda/cuda_context.h"
 #include "kernels/cuda/cuda_op_stream.h"
+#include "kernels/cuda/fast_gemm.h"
 #include "kernels/cuda/recorded_steps.h"
 #include "kernels/cuda/step_attention.h"
 
@@ -20,8 +21,10 @@ namespace moed::kernels::cuda {
 /// returns; after a failure of the device they do nothing.
 class CudaBackend final : public Backend {
  public:
-  explicit CudaBackend(std::unique_ptr<CudaContext> context)
+  /// `fast_gemm` is of that context; null with invariant numerics.
+  CudaBackend(std::unique_ptr<CudaContext> context, std::unique_ptr<FastGemm> fast_gemm)
       : context_(std::move(context)),
+        fast_gemm_(std::move(fast_gemm)),
         op_stream_(*context_),
         step_attention_(*context_),
         recorded_steps_(*context_) {}
@@ -75,7 +78,11 @@ class CudaBackend final : public Backend {
   ExpertRows RowsOf(const Params& params, int64_t num_experts, int64_t max_rows);
   void AttentionAlone(const AttentionParams& params);
 
+  /// `offsets` as FastGemm::Takes has them.
+  void Multiply(const GemmParams& params, std::span<const int32_t> offsets, const char* what);
+
   std::unique_ptr<CudaContext> context_;
+  std::unique_ptr<FastGemm> fast_gemm_;
   CudaOpStream op_stream_;
   StepAttention step_attention_;
   RecordedSteps recorded_steps_;

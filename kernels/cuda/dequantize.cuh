@@ -4,25 +4,11 @@
 
 #include "kernels/cuda/device.cuh"
 #include "kernels/cuda/packed_layout.cuh"
+#include "kernels/cuda/ptx.cuh"
 
 /// From packed weights to operands of mma, in registers. Integers and e4m3 numbers are exact in
 /// bf16, so that nothing is rounded before the sums of a group meet its scale.
 namespace moed::kernels::cuda {
-
-/// a * b + c of both halves, each rounded once.
-__device__ __forceinline__ uint32_t FmaBf16x2(uint32_t a, uint32_t b, uint32_t c) {
-#ifdef __CUDACC__
-  uint32_t d;
-  asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
-  return d;
-#else
-  const auto half = [](uint32_t pair, int i) {
-    return ToFloat(Bf16{static_cast<uint16_t>(pair >> (16 * i))});
-  };
-  return PackBf16(fmaf(half(a, 0), half(b, 0), half(c, 0)),
-                  fmaf(half(a, 1), half(b, 1), half(c, 1)));
-#endif
-}
 
 /// The words that a lane holds of one row's group.
 template <int kWords>

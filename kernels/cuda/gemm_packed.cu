@@ -53,39 +53,26 @@ class PackedLoader {
     char* to = stages_ + stage * Stage::kBytes;
     CopyWeights(to);
     CopyScales(to + Stage::kWeightBytes);
-    CopyX(reinterpret_cast<Bf16*>(to + Stage::kXAt));
+    rows_.Copy(a_.gemm, step_ * kKTile, reinterpret_cast<Bf16*>(to + Stage::kXAt));
     if (++step_ * kGroupsPerStep < a_.groups) return;
     step_ = 0;
     next_tile_ += static_cast<int>(gridDim.x);
   }
 
  private:
-  static constexpr int kXRows = Shape::kN / Shape::kRowsAtOnce;  // of a thread
-
-  __device__ int thread() const { return static_cast<int>(threadIdx.x); }
-  __device__ int row() const { return thread() / kRowChunks; }
-  __device__ int chunk() const { return thread() % kRowChunks; }
-
   __device__ void BeginTile() {
     tile_ = FindTile<Shape>(work_, next_tile_);
-#pragma unroll
-    for (int i = 0; i < kXRows; ++i) {
-      const int at = tile_.row + row() + i * Shape::kRowsAtOnce;
-      const GemmArguments& g = a_.gemm;
-      x_[i] = nullptr;
-      if (at < tile_.row_end) x_[i] = g.x + (g.x_row == nullptr ? at : g.x_row[at]) * g.k;
-    }
-    x_rows_ = (tile_.row_end - tile_.row + 15) / 16 * 16;
+    rows_.BeginTile(a_.gemm, tile_);
   }
 
-  /// `run_bytes` of each of kRuns runs, of which only what belongs to rows that are there.
+  /// kM rows of each of kRuns runs, as far as they are there.
   template <int kRuns, int kRowBytes>
   __device__ void CopyRuns(const char* from, int64_t stride, char* to) const {
     constexpr int kRunChunks = Shape::kM * kRowBytes / 16;
     const int64_t bytes = (a_.padded_rows - tile_.feature) * kRowBytes;
 #pragma unroll
     for (int first = 0; first < kRuns * kRunChunks; first += Shape::kThreads) {
-      const int i = first + thread();
+      const int i = first + static_cast<int>(threadIdx.x);
       if (kRuns * kRunChunks % Shape::kThreads != 0 && i >= kRuns * kRunChunks) break;
       const int run = i / kRunChunks, at = i % kRunChunks * 16;
       const bool exists = at < bytes;
@@ -108,31 +95,13 @@ class PackedLoader {
                                         to);
   }
 
-  __device__ void CopyX(Bf16* to) const {
-    const int64_t at = step_ * kKTile + chunk() * kChunk;
-#pragma unroll
-    for (int i = 0; i < kXRows; ++i) {
-      const int to_row = row() + i * Shape::kRowsAtOnce;
-      if (to_row >= x_rows_) break;  // nobody multiplies it
-      const int64_t rest = x_[i] == nullptr ? 0 : a_.gemm.k - at;
-      const int count = static_cast<int>(rest < 0 ? 0 : (rest > kChunk ? kChunk : rest));
-      Bf16* chunk_to = ChunkAt(to, to_row, chunk());
-      if (a_.gemm.x_is_aligned) {
-        CopyAsync16(chunk_to, count > 0 ? x_[i] + at : a_.gemm.x, 2 * count);
-      } else {
-        for (int j = 0; j < kChunk; ++j) chunk_to[j] = j < count ? x_[i][at + j] : Bf16{0};
-      }
-    }
-  }
-
   const PackedArguments& a_;
   const GemmWorkList& work_;
   char* const stages_;
   int next_tile_;     // that is being loaded
   int64_t step_ = 0;  // of it
   GemmTile tile_ = {};
-  const Bf16* x_[kXRows];  // null: no such row
-  int x_rows_ = 0;         // that are copied: the tile's, and zeros up to a multiple of 16
+  RowLoader<Shape> rows_;
 };
 
 /// The operands of one group of a warp's features, and their scales.

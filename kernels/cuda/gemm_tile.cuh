@@ -119,6 +119,49 @@ __device__ GemmTile FindTile(const GemmWorkList& work, int index) {
   return {low, local / row_tiles * int64_t{Shape::kM}, begin + local % row_tiles * Shape::kN, end};
 }
 
+/// Starts the copies of a tile's rows of x, one step along K a call. What a thread copies stays the
+/// same along K; it keeps its sources in registers.
+template <typename Shape>
+class RowLoader {
+ public:
+  __device__ void BeginTile(const GemmArguments& a, const GemmTile& tile) {
+#pragma unroll
+    for (int i = 0; i < kRows; ++i) {
+      const int at = tile.row + row() + i * Shape::kRowsAtOnce;
+      x_[i] = nullptr;
+      if (at < tile.row_end) x_[i] = a.x + (a.x_row == nullptr ? at : a.x_row[at]) * a.k;
+    }
+    copied_rows_ = (tile.row_end - tile.row + 15) / 16 * 16;
+  }
+
+  /// The elements from k on, to a stage's [kN, kK].
+  __device__ void Copy(const GemmArguments& a, int64_t k, Bf16* to) const {
+    const int64_t at = k + chunk() * kChunk;
+#pragma unroll
+    for (int i = 0; i < kRows; ++i) {
+      const int to_row = row() + i * Shape::kRowsAtOnce;
+      if (to_row >= copied_rows_) break;  // nobody multiplies it
+      const int64_t rest = x_[i] == nullptr ? 0 : a.k - at;
+      const int count = static_cast<int>(rest < 0 ? 0 : (rest > kChunk ? kChunk : rest));
+      Bf16* chunk_to = ChunkAt(to, to_row, chunk());
+      if (a.x_is_aligned) {
+        CopyAsync16(chunk_to, count > 0 ? x_[i] + at : a.x, 2 * count);
+      } else {
+        for (int j = 0; j < kChunk; ++j) chunk_to[j] = j < count ? x_[i][at + j] : Bf16{0};
+      }
+    }
+  }
+
+ private:
+  static constexpr int kRows = Shape::kN / Shape::kRowsAtOnce;  // of a thread
+
+  __device__ int row() const { return static_cast<int>(threadIdx.x) / kRowChunks; }
+  __device__ int chunk() const { return static_cast<int>(threadIdx.x) % kRowChunks; }
+
+  const Bf16* x_[kRows];  // null: no such row
+  int copied_rows_ = 0;   // the tile's, and zeros up to a multiple of 16
+};
+
 /// Starts the copies of a block's steps, one step a call: along K of a tile, then of the block's
 /// next tile. It runs ahead of the multiplication also from tile to tile, so that copies are always
 /// on their way. What a thread copies stays the same along K; it keeps its sources in registers.
@@ -134,7 +177,7 @@ class StageLoader {
     if (k_ == 0) BeginTile(FindTile<Shape>(work_, tile_));
     Bf16* to = stages_ + stage * Shape::kStageElements;
     CopyWeights(to);
-    CopyX(to + Shape::kM * kK);
+    rows_.Copy(a_, k_, to + Shape::kM * kK);
     k_ += kK;
     if (k_ < a_.row_stride) return;
     k_ = 0;
@@ -142,8 +185,6 @@ class StageLoader {
   }
 
  private:
-  static constexpr int kXRows = Shape::kN / Shape::kRowsAtOnce;  // of a thread
-
   __device__ int row() const { return static_cast<int>(threadIdx.x) / kRowChunks; }
   __device__ int chunk() const { return static_cast<int>(threadIdx.x) % kRowChunks; }
 
@@ -151,13 +192,7 @@ class StageLoader {
     const int64_t feature = tile.feature + row();
     weights_ = a_.weights + (tile.matrix * a_.weight_rows + feature) * a_.row_stride;
     features_ = a_.weight_rows - feature;
-#pragma unroll
-    for (int i = 0; i < kXRows; ++i) {
-      const int at = tile.row + row() + i * Shape::kRowsAtOnce;
-      x_[i] = nullptr;
-      if (at < tile.row_end) x_[i] = a_.x + (a_.x_row == nullptr ? at : a_.x_row[at]) * a_.k;
-    }
-    x_rows_ = (tile.row_end - tile.row + 15) / 16 * 16;
+    rows_.BeginTile(a_, tile);
   }
 
   __device__ void CopyWeights(Bf16* to) const {
@@ -171,32 +206,14 @@ class StageLoader {
     }
   }
 
-  __device__ void CopyX(Bf16* to) const {
-    const int64_t at = k_ + chunk() * kChunk;
-#pragma unroll
-    for (int i = 0; i < kXRows; ++i) {
-      const int to_row = row() + i * Shape::kRowsAtOnce;
-      if (to_row >= x_rows_) break;  // nobody multiplies it
-      const int64_t rest = x_[i] == nullptr ? 0 : a_.k - at;
-      const int count = static_cast<int>(rest < 0 ? 0 : (rest > kChunk ? kChunk : rest));
-      Bf16* chunk_to = ChunkAt(to, to_row, chunk());
-      if (a_.x_is_aligned) {
-        CopyAsync16(chunk_to, count > 0 ? x_[i] + at : a_.x, 2 * count);
-      } else {
-        for (int j = 0; j < kChunk; ++j) chunk_to[j] = j < count ? x_[i][at + j] : Bf16{0};
-      }
-    }
-  }
-
   const GemmArguments& a_;
   const GemmWorkList& work_;
   Bf16* const stages_;
   int tile_;       // that is being loaded
   int64_t k_ = 0;  // of the next step
   const Bf16* weights_ = nullptr;
-  int64_t features_ = 0;   // of the matrix, from the thread's first on
-  const Bf16* x_[kXRows];  // null: no such row
-  int x_rows_ = 0;         // that are copied: the tile's, and zeros up to a multiple of 16
+  int64_t features_ = 0;  // of the matrix, from the thread's first on
+  RowLoader<Shape> rows_;
 };
 
 /// acc += the products of one stage. Of the warp's pairs of 8 rows only the first `num_pairs` have

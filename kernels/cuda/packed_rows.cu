@@ -60,7 +60,9 @@ __global__ void PackIntegersKernel(PackArguments a) {
   for (int k = 0; k < kPackedGroup; ++k) w[k] = k < count ? ToFloat(from[k]) : 0.0f;
   const Bf16 rounded = ToBf16(WantedScale<kEncoding>(w));
   const float scale = ToFloat(rounded);
-  const float inverse = scale == 0 ? 0.0f : 1.0f / scale;
+  // Up to 2^-128 the inverse would be infinite.
+  const bool has_inverse = (rounded.bits & 0x7fffu) > 0x0020u;
+  const float inverse = has_inverse ? 1.0f / scale : 0.0f;
   constexpr int kOffset = kEncoding == Encoding::kInt8 ? 128 : 8;
   constexpr float kLowest = kEncoding == Encoding::kInt8 ? -127.0f : -8.0f;
   constexpr float kHighest = kEncoding == Encoding::kInt8 ? 127.0f : 7.0f;

@@ -162,4 +162,19 @@ __device__ __forceinline__ void MmaBf16(float (&d)[4], const uint32_t (&a)[4], u
 #endif
 }
 
+/// a * b + c of both halves of registers of bf16, each rounded once.
+__device__ __forceinline__ uint32_t FmaBf16x2(uint32_t a, uint32_t b, uint32_t c) {
+#ifdef __CUDACC__
+  uint32_t d;
+  asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
+  return d;
+#else
+  const auto half = [](uint32_t pair, int i) {
+    return ToFloat(Bf16{static_cast<uint16_t>(pair >> (16 * i))});
+  };
+  return PackBf16(fmaf(half(a, 0), half(b, 0), half(c, 0)),
+                  fmaf(half(a, 1), half(b, 1), half(c, 1)));
+#endif
+}
+
 }  // namespace moed::kernels::cuda

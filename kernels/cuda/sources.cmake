@@ -2,6 +2,7 @@
 set(MOED_CUDA_KERNELS
   ${CMAKE_CURRENT_LIST_DIR}/attention.cu
   ${CMAKE_CURRENT_LIST_DIR}/embedding.cu
+  ${CMAKE_CURRENT_LIST_DIR}/fast_gemm_rows.cu
   ${CMAKE_CURRENT_LIST_DIR}/gemm.cu
   ${CMAKE_CURRENT_LIST_DIR}/gemm_packed.cu
   ${CMAKE_CURRENT_LIST_DIR}/moe_permute.cu
@@ -17,6 +18,7 @@ set(MOED_CUDA_HOST
   ${CMAKE_CURRENT_LIST_DIR}/cuda_context.cc
   ${CMAKE_CURRENT_LIST_DIR}/cuda_op_stream.cc
   ${CMAKE_CURRENT_LIST_DIR}/device_weights.cc
+  ${CMAKE_CURRENT_LIST_DIR}/fast_gemm.cc
   ${CMAKE_CURRENT_LIST_DIR}/packed_weights.cc
   ${CMAKE_CURRENT_LIST_DIR}/pinned_copy.cc
   ${CMAKE_CURRENT_LIST_DIR}/recorded_steps.cc

@@ -46,6 +46,16 @@ TEST(DaemonConfigTest, AFileSetsWhatItNamesAndLeavesTheRest) {
   EXPECT_EQ(config.dtype, "bf16");
 }
 
+TEST(DaemonConfigTest, FastNumericsAreForGpus) {
+  DaemonConfig config;
+  EXPECT_EQ(config.numerics, "invariant");
+  ASSERT_TRUE(SetConfigField(Field("numerics"), "fast", config).ok());
+  ExpectRefused(ValidateDaemonConfig(config), "numerics: fast is what cuBLAS computes on GPUs");
+  config.device = "cuda";
+  EXPECT_TRUE(ValidateDaemonConfig(config).ok());
+  ExpectRefused(SetConfigField(Field("numerics"), "loose", config), "--numerics");
+}
+
 TEST(DaemonConfigTest, AFlagOverridesTheFile) {
   DaemonConfig config;
   ASSERT_TRUE(Apply(R"({"ranks": 4})", config).ok());

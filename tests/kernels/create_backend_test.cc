@@ -28,7 +28,8 @@ TEST(CreateBackendTest, AnInstructionSetCanBeForced) {
 TEST(CreateBackendTest, WhatThisMachineLacksIsRefused) {
   for (const BackendOptions& options :
        {BackendOptions{.instruction_set = "avx1024"}, BackendOptions{.device = "tpu"},
-        BackendOptions{.activation_dtype = DType::kF16}, BackendOptions{.num_threads = 0}}) {
+        BackendOptions{.activation_dtype = DType::kF16}, BackendOptions{.num_threads = 0},
+        BackendOptions{.numerics = Numerics::kFast}}) {
     EXPECT_EQ(CreateBackend(options).status().code(), absl::StatusCode::kInvalidArgument);
   }
 }

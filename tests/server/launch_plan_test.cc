@@ -39,6 +39,21 @@ TEST(LaunchPlanTest, TheDemoModelIsPlannedOverUnevenRanks) {
   EXPECT_LE(plan->memory.total_bytes(), int64_t{1} << 30);
 }
 
+TEST(LaunchPlanTest, NumericsAreInvariantUnlessAskedOtherwise) {
+  DaemonConfig config = DemoConfig();
+  const auto invariant = MakeLaunchPlan(config);
+  ASSERT_TRUE(invariant.ok()) << invariant.status();
+  EXPECT_EQ(invariant->engine.numerics, kernels::Numerics::kInvariant);
+  EXPECT_THAT(DescribePlan(*invariant), HasSubstr("bf16, invariant numerics"));
+  EXPECT_THAT(PlanJson(*invariant), HasSubstr("\"numerics\": \"invariant\""));
+  config.device = "cuda";
+  config.numerics = "fast";
+  const auto fast = MakeLaunchPlan(config);
+  ASSERT_TRUE(fast.ok()) << fast.status();
+  EXPECT_EQ(fast->engine.numerics, kernels::Numerics::kFast);
+  EXPECT_THAT(PlanJson(*fast), HasSubstr("\"numerics\": \"fast\""));
+}
+
 TEST(LaunchPlanTest, TheDtypeDecidesHowWeightsAreKeptAndWhatTheyNeed) {
   DaemonConfig config = DemoConfig();
   int64_t larger = std::numeric_limits<int64_t>::max();

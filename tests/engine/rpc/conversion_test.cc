@@ -48,6 +48,7 @@ EngineConfig FullConfig() {
           .device = "cuda:1",
           .activation_dtype = DType::kF32,
           .weight_format = kernels::WeightFormat::kInt4,
+          .numerics = kernels::Numerics::kFast,
           .kv_dtype = DType::kF32,
           .num_threads = 3,
           .cpus = {4, 5, 6},

@@ -26,18 +26,6 @@ namespace {
 
 std::string ModelsDir() { return std::string(MOED_SOURCE_DIR) + "/tests/testdata/models"; }
 
-/// The models that have expected results, in alphabetical order.
-std::vector<std::string> ModelNames() {
-  std::vector<std::string> names;
-  for (const auto& entry : std::filesystem::directory_iterator(ModelsDir())) {
-    if (std::filesystem::exists(entry.path() / "expected.json")) {
-      names.push_back(entry.path().filename());
-    }
-  }
-  std::sort(names.begin(), names.end());
-  return names;
-}
-
 /// What the reference computed for one prompt.
 struct ExpectedPrompt {
   std::vector<int32_t> prompt;
@@ -110,15 +98,15 @@ void PrintTo(const Case& c, std::ostream* out) {
 }
 
 #ifdef MOED_EMULATED_CUDA
-/// One model for each way of storing weights, and those whose heads or experts are odd.
-std::vector<std::string> ModelsForTheEmulation() {
+/// Some models of each way of storing weights: the emulated device is slow.
+std::vector<std::string> ModelNames() {
   return {"granitemoe_fused", "mixtral_basic",       "olmoe_clip_and_bias",
           "qwen3_moe_fp8",    "qwen3_moe_fp8_fused", "qwen2_moe_dense_layers"};
 }
 
 std::vector<Case> Cases() {
   std::vector<Case> cases;
-  for (const std::string& model : ModelsForTheEmulation()) {
+  for (const std::string& model : ModelNames()) {
     cases.push_back({.model = model, .dtype = DType::kBF16, .device = "cuda:0"});
   }
   return cases;
@@ -126,7 +114,7 @@ std::vector<Case> Cases() {
 
 std::vector<Case> IntegerCases() {
   std::vector<Case> cases;
-  for (const std::string& model : ModelsForTheEmulation()) {
+  for (const std::string& model : ModelNames()) {
     for (auto format : {kernels::WeightFormat::kInt8, kernels::WeightFormat::kInt4}) {
       cases.push_back(
           {.model = model, .dtype = DType::kBF16, .device = "cuda:0", .weights = format});
@@ -135,6 +123,18 @@ std::vector<Case> IntegerCases() {
   return cases;
 }
 #else
+/// The models that have expected results, in alphabetical order.
+std::vector<std::string> ModelNames() {
+  std::vector<std::string> names;
+  for (const auto& entry : std::filesystem::directory_iterator(ModelsDir())) {
+    if (std::filesystem::exists(entry.path() / "expected.json")) {
+      names.push_back(entry.path().filename());
+    }
+  }
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
 std::vector<Case> Cases() {
   std::vector<Case> cases;
   for (const std::string& model : ModelNames()) {

@@ -35,6 +35,15 @@ TEST(CudaBackendTest, DevicesAndDtypesThatItLacksAreRefused) {
       absl::StatusCode::kInvalidArgument);
 }
 
+TEST(CudaBackendTest, HeadsThatAttentionCannotHaveAreRefusedBeforeLoading) {
+  const auto backend = Emulated();
+  EXPECT_TRUE(backend->CheckHeadDim(128).ok());
+  const absl::Status status = backend->CheckHeadDim(130);
+  EXPECT_EQ(status.code(), absl::StatusCode::kUnimplemented);
+  EXPECT_NE(status.message().find("heads of 130 elements, expected at most 128"), std::string::npos)
+      << status;
+}
+
 TEST(CudaBackendTest, ABuildWithoutCudaSaysSo) {
   const absl::Status status = CreateBackend({.device = "cuda:0"}).status();
   EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
