@@ -43,28 +43,16 @@ std::string DescribeRanks(const LaunchPlan& plan) {
   return out;
 }
 
-std::string DescribeEngines(const LaunchPlan& plan) {
-  const int32_t num_threads = plan.engine.num_threads;
-  const std::string threads = num_threads > 0 ? absl::StrFormat("%d threads each", num_threads)
-                                              : "all cores of its host each";
-  std::string out =
-      absl::StrFormat("%d on %s, %s", plan.placement.num_ranks, plan.engine.device, threads);
-  if (!plan.join_listen.empty()) {
-    out += absl::StrFormat("\n            of other hosts: waits until all have joined at %s",
-                           plan.join_listen);
-  }
-  return out;
-}
-
 std::string DescribeModel(const LaunchPlan& plan) {
   const ModelConfig& config = plan.model.config;
   return absl::StrFormat(
       "model       %s (%s) in %s\n"
       "            %d layers, %d of them MoE, %d experts, top %d, %s, %s numerics\n"
-      "ranks       %s\n",
+      "ranks       %d on %s, %d threads each\n",
       plan.model.name, config.architecture, plan.model_dir, config.num_layers,
       config.num_moe_layers(), config.num_experts, config.top_k, plan.model.dtype,
-      Name(plan.engine.numerics), DescribeEngines(plan));
+      Name(plan.engine.numerics), plan.placement.num_ranks, plan.engine.device,
+      plan.engine.num_threads);
 }
 
 nlohmann::json RankJson(const LaunchPlan& plan, size_t rank) {
@@ -114,7 +102,6 @@ std::string PlanJson(const LaunchPlan& plan) {
                               {"numerics", Name(plan.engine.numerics)},
                               {"num_ranks", plan.placement.num_ranks},
                               {"num_threads", plan.engine.num_threads},
-                              {"join_listen", plan.join_listen},
                               {"block_size", plan.memory.block_size},
                               {"num_blocks", plan.memory.num_blocks},
                               {"max_model_len", plan.memory.max_model_len},
