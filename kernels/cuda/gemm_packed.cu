@@ -174,9 +174,10 @@ __device__ __forceinline__ void MultiplyPacked(char* stage, int num_pairs,
   }
 }
 
-/// Blocks take tiles in turn; kStages - 1 stages are on their way while one is multiplied.
+/// Blocks take tiles in turn; kStages - 1 stages are on their way while one is multiplied. Shared
+/// memory bounds how many blocks there are: the 1 keeps ptxas from spilling to make room for more.
 template <typename Codec, typename Shape>
-__global__ void __launch_bounds__(Shape::kThreads) PackedGemmKernel(PackedArguments a) {
+__global__ void __launch_bounds__(Shape::kThreads, 1) PackedGemmKernel(PackedArguments a) {
   constexpr int kStageBytes = PackedStage<Codec, Shape>::kBytes;
   char* stages = DynamicShared<char>();
   const GemmWorkList work =
