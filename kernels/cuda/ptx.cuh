@@ -18,9 +18,10 @@ __device__ __forceinline__ uint32_t SharedAddress(const void* pointer) {
 /// addresses are multiples of 16.
 __device__ __forceinline__ void CopyAsync16(void* shared, const void* global, int bytes) {
 #ifdef __CUDACC__
-  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(SharedAddress(shared)),
-               "l"(global), "r"(bytes)
-               : "memory");
+  asm volatile(
+      "cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(SharedAddress(shared)),
+      "l"(global), "r"(bytes)
+      : "memory");
 #else
   cuda_emulation::CopyAsync(shared, global, bytes, {__FILE__, __LINE__});
 #endif
