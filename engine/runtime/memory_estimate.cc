@@ -16,10 +16,10 @@ namespace {
 absl::StatusOr<int64_t> MoeBytes(const ModelConfig& config, const ExpertPlacement& placement,
                                  int32_t rank, const LocalEngineOptions& options) {
   if (config.num_moe_layers() == 0) return 0;
-  return MoeWorkspaceBytes(config, placement, rank,
-                           {.max_tokens_per_rank = options.max_tokens_per_step,
-                            .exchange = options.exchange},
-                           options.backend.activation_dtype);
+  return MoeWorkspaceBytes(
+      config, placement, rank,
+      {.max_tokens_per_rank = options.max_tokens_per_step, .exchange = options.exchange},
+      options.backend.activation_dtype);
 }
 
 /// The type of matrices that the backend keeps as stored: bf16 activations round them all, except
