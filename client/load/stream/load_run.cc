@@ -52,6 +52,7 @@ LoadRun::~LoadRun() = default;
 RunResult LoadRun::Run() {
   ::prctl(PR_SET_TIMERSLACK, 1UL, 0UL, 0UL, 0UL);  // wake up on time
   const double cpu_before = ProcessCpuSeconds();
+  clock_.Restart();
   Pace();
   Drain();
   RunResult result = Collect();

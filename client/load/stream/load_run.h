@@ -112,7 +112,7 @@ class LoadRun {
 
   RunPlan& plan_;
   const PromptSource& prompts_;
-  const RunClock clock_;
+  RunClock clock_;
   std::vector<std::unique_ptr<StreamWorker>> workers_;
   std::atomic<int64_t> num_cut_prompts_ = 0;
 

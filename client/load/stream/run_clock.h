@@ -1,25 +1,29 @@
 #pragma once
 
+#include <atomic>
 #include <chrono>
 #include <cstdint>
 
 namespace moed::load {
 
-/// Nanoseconds since the start of a run, on the monotonic clock.
-///
-/// A value; any thread.
+/// Nanoseconds since the start of a run, on the monotonic clock. Any thread.
 class RunClock {
  public:
-  RunClock() : start_(std::chrono::steady_clock::now()) {}
+  RunClock() : start_ns_(MonotonicNs()) {}
 
-  int64_t Now() const {
-    return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now() -
-                                                                start_)
+  /// The run starts now.
+  void Restart() { start_ns_.store(MonotonicNs(), std::memory_order_relaxed); }
+
+  int64_t Now() const { return MonotonicNs() - start_ns_.load(std::memory_order_relaxed); }
+
+ private:
+  static int64_t MonotonicNs() {
+    return std::chrono::duration_cast<std::chrono::nanoseconds>(
+               std::chrono::steady_clock::now().time_since_epoch())
         .count();
   }
 
- private:
-  std::chrono::steady_clock::time_point start_;
+  std::atomic<int64_t> start_ns_;
 };
 
 }  // namespace moed::load

@@ -9,6 +9,8 @@
 #include <array>
 #include <atomic>
 #include <chrono>
+#include <optional>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -87,14 +89,14 @@ class Answer final : public grpc::ServerWriteReactor<v1::GenerateResponse> {
     if (params.start <= Clock::now()) {
       StartWrite(&message_);
     } else {
-      alarm_.Set(params.start, [this](bool) { StartWrite(&message_); });
+      SetAlarm(params.start);
     }
   }
 
   void OnWriteDone(bool ok) override {
     if (!ok) return Finish(grpc::Status::CANCELLED);
     if (num_sent_ > 0 && num_sent_ < num_tokens_ && options_.token_interval_s > 0) {
-      alarm_.Set(Clock::now() + Seconds(options_.token_interval_s), [this](bool) { WriteNext(); });
+      SetAlarm(Clock::now() + Seconds(options_.token_interval_s));
       return;
     }
     WriteNext();
@@ -109,6 +111,12 @@ class Answer final : public grpc::ServerWriteReactor<v1::GenerateResponse> {
   }
 
  private:
+  // A new alarm each time: the callback of the last one may not have returned yet.
+  void SetAlarm(Clock::time_point at) {
+    alarm_.emplace();
+    alarm_->Set(at, [this](bool) { num_sent_ == 0 ? StartWrite(&message_) : WriteNext(); });
+  }
+
   void WriteNext() {
     if (is_cancelled_) return Finish(grpc::Status::CANCELLED);
     if (num_sent_ < num_tokens_) {
@@ -150,7 +158,7 @@ class Answer final : public grpc::ServerWriteReactor<v1::GenerateResponse> {
   bool is_done_ = false;
   std::atomic<bool> is_cancelled_ = false;
   v1::GenerateResponse message_;
-  grpc::Alarm alarm_;
+  std::optional<grpc::Alarm> alarm_;
 };
 
 /// Refuses one request.
