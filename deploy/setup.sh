@@ -7,12 +7,13 @@ fail() { echo "setup: $*" >&2; exit 1; }
 
 packages=(g++ cmake ninja-build pkg-config ca-certificates
           libgrpc++-dev libssl-dev protobuf-compiler protobuf-compiler-grpc libprotobuf-dev libabsl-dev libspdlog-dev
-          nlohmann-json3-dev libcli11-dev libpcre2-dev libutf8proc-dev prometheus-cpp-dev libcivetweb-dev)
+          nlohmann-json3-dev libcli11-dev libpcre2-dev libutf8proc-dev prometheus-cpp-dev libcivetweb-dev
+          libucx-dev)
 case "${1:-}" in
   "") ;;
   --with-tests)
     packages+=(ccache clang clang-format clang-tidy libclang-rt-dev libgtest-dev libgmock-dev libbenchmark-dev
-               python3 python3-grpcio python3-protobuf procps) ;;
+               iproute2 python3 python3-grpcio python3-protobuf procps) ;;
   *) fail "unknown argument '$1' (expected nothing or --with-tests)" ;;
 esac
 
