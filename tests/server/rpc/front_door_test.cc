@@ -53,7 +53,6 @@ const std::map<std::string, Access>& Entries() {
       {"grpc.health.v1.Health/Watch", Access::kOpen},
       {"grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", Access::kNotServed},
       {"moed.engine.v1.EngineService/Session", Access::kNotServed},
-      {"moed.engine.v1.JoinService/Join", Access::kNotServed},
   };
   return *entries;
 }
