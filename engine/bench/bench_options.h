@@ -19,7 +19,7 @@ struct BenchOptions {
   std::string device = "cpu";
   std::string instruction_set;  // "" = the best of this machine
   std::string dtype = "bf16";
-  std::string numerics = "invariant";  // or "fast"
+  std::string numerics = "invariant";       // or "fast"
   std::string expert_placement = "linear";  // or "round_robin"
   int32_t num_ranks = 1;
   int32_t num_threads = 1;            // of each rank
