@@ -42,6 +42,20 @@ absl::Status WriteFile(const std::string& path, const std::string& text) {
   return absl::UnavailableError(absl::StrCat("writing ", path, ": ", std::strerror(errno)));
 }
 
+// The mean over the samples, weighted by their rows: over a whole run a load that drifts looks
+// even.
+std::optional<double> MeasuredSkew(const ServerRecording& server, const ExpertSkew& skew) {
+  double sum = 0;
+  double num_rows = 0;
+  for (size_t i = 1; i < server.samples.size(); ++i) {
+    const ServerSample& sample = server.samples[i];
+    const bool of_ranks = skew.groups == GroupKind::kRanks;
+    sum += sample.num_new_rows * (of_ranks ? sample.balancedness : sample.expert_balancedness);
+    num_rows += sample.num_new_rows;
+  }
+  return num_rows > 0 ? std::optional<double>(sum / num_rows) : std::nullopt;
+}
+
 }  // namespace
 
 int LoadCommand::Run() {
@@ -229,6 +243,7 @@ absl::StatusOr<LoadCommand::Findings> LoadCommand::MeasureLevels() {
     if (flags_.verify > 0) Verify(outcome.result.recording, findings);
     // The figures of the result are those of the best run, or of the first while there is none.
     if (!is_best && findings.last.has_value()) continue;
+    findings.level = level;
     findings.summary = std::move(outcome.summary);
     findings.server = std::move(outcome.server);
     findings.last.emplace(std::move(outcome.result));
@@ -291,11 +306,13 @@ RunLabels LoadCommand::MakeLabels(const Findings& findings) const {
   labels.server = flags_.connection.server;
   labels.model = model_.name();
   labels.date = absl::FormatTime("%Y%m%d-%H%M%S", absl::Now(), absl::LocalTimeZone());
-  if (spec_->kind == LoadSpec::Kind::kOpenLoop) labels.request_rate = flags_.rate;
+  if (spec_->kind == LoadSpec::Kind::kOpenLoop) {
+    labels.request_rate = findings.level.has_value() ? absl::StrCat(*findings.level) : flags_.rate;
+  }
   if (spec_->kind == LoadSpec::Kind::kTrace) labels.request_rate = "trace";
   labels.burstiness = flags_.arrivals == "gamma" ? flags_.burstiness : 1;
   labels.max_concurrency = spec_->kind == LoadSpec::Kind::kClosedLoop
-                               ? std::llround(spec_->levels.max_level())
+                               ? std::llround(findings.level.value_or(spec_->levels.max_level()))
                                : flags_.max_concurrency;
   labels.num_prompts = std::ssize(findings.last->recording.records());
   labels.max_model_len = model_.max_model_len();
@@ -317,13 +334,12 @@ ordered_json LoadCommand::MakeResult(const Findings& findings) const {
   }
   if (const std::optional<ExpertSkew>& skew = prompts_->skew(); skew.has_value()) {
     const bool of_ranks = skew->groups == GroupKind::kRanks;
-    const char* key = of_ranks ? "mean_layer_balancedness" : "mean_layer_expert_balancedness";
-    const bool is_measured = moed.contains("server") && moed["server"].contains("experts");
+    const std::optional<double> measured = MeasuredSkew(findings.server, *skew);
     moed["expert_skew"] = {
         {"groups", of_ranks ? "ranks" : "experts"},
         {"target", skew->target},
         {"predicted", skew->predicted},
-        {"measured", is_measured ? moed["server"]["experts"][key] : ordered_json()}};
+        {"measured", measured.has_value() ? ordered_json(*measured) : ordered_json()}};
   }
   if (flags_.verify > 0) {
     moed["verify"] = {{"compared", findings.num_compared}, {"different", findings.num_different}};

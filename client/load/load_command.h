@@ -68,6 +68,7 @@ class LoadCommand {
     std::optional<RunResult> last;  // for details and verification
     std::vector<LoadPoint> points;
     std::optional<double> best;
+    std::optional<double> level;  // whose run `summary` is
     int64_t num_compared = 0;
     int64_t num_different = 0;
   };

@@ -218,7 +218,7 @@ function header() {
   document.title = title + " · moed-load";
   const date = /^(\d{4})(\d\d)(\d\d)-(\d\d)(\d\d)/.exec(result.date || "");
   const facts = [["model", result.model_id], ["date", date ? `${date[1]}-${date[2]}-${date[3]} ${date[4]}:${date[5]}` : result.date],
-    ["load", load.kind], ["rate", load.rate], ["arrivals", load.arrivals], ["concurrency", load.concurrency], ["trace", load.trace],
+    ["load", load.kind], ["rate", moed.search && load.rate ? trim(Number(result.request_rate)) : load.rate], ["arrivals", load.arrivals], ["concurrency", load.concurrency && moed.search ? result.max_concurrency : load.concurrency], ["trace", load.trace],
     ["prompts", load.dataset], ["input", load.input_len], ["output", load.output_len], ["turns", load.turns], ["duration", time(result.duration)]];
   document.getElementById("header").append(
     make("div", { class: "row" }, make("h1", {}, title),
@@ -271,7 +271,8 @@ function latencies() {
 }
 
 function timeline() {
-  const rows = moed.timeline;
+  // The last second is over before it is full.
+  const rows = moed.timeline.filter((row) => row.second + 1 <= moed.warmup_s + result.duration);
   if (rows.length < 2) return;
   const steady = result.steady_state;
   const band = steady && steady.duration > 0 ? { from: steady.start_s, to: Math.min(steady.end_s, rows.length) } : undefined;
@@ -302,7 +303,7 @@ function experts() {
   const samples = server.samples;
   const balanced = samples.filter((s) => s.balancedness !== undefined).map((s) => [s.seconds, s.balancedness]);
   if (balanced.length > 1) {
-    lineChart(card("Balancedness", "mean / max of rows per rank, by second"), { title: "Balancedness", yLeast: 1, fromZero: true, x: time, y: trim,
+    lineChart(card("Balancedness", "mean / max of rows per rank in a layer, mean of the layers, by second"), { title: "Balancedness", yLeast: 1, fromZero: true, x: time, y: trim,
       series: [{ name: "balancedness", color: "var(--one)", points: balanced }] });
   }
   const share = samples.filter((s) => s.exchange_share !== undefined);

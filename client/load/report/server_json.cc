@@ -46,11 +46,7 @@ ordered_json BetweenJson(const ServerSample& before, const ServerSample& after) 
   }
   if (after.has_experts && before.has_experts) {
     const std::vector<double> rows = RowsBetween(before, after);
-    const double sum = std::accumulate(rows.begin(), rows.end(), 0.0);
-    if (sum > 0) {
-      out["rows_per_rank"] = rows;
-      out["balancedness"] = Balancedness(rows);
-    }
+    if (std::accumulate(rows.begin(), rows.end(), 0.0) > 0) out["rows_per_rank"] = rows;
     out["exchange_bytes_per_s"] =
         static_cast<double>(after.dispatch_bytes + after.combine_bytes - before.dispatch_bytes -
                             before.combine_bytes) /
@@ -67,21 +63,16 @@ ordered_json ExpertsJson(const ExpertCounts& counts) {
   ordered_json out = {{"num_experts", counts.num_experts},
                       {"num_ranks", counts.num_ranks},
                       {"layers", ordered_json::array()}};
-  double sum = 0;
-  double expert_sum = 0;
   for (size_t layer = 0; layer < counts.rows.size(); ++layer) {
     const std::vector<double> rows = RowsPerRank(counts, layer);
-    const std::vector<double> per_expert(counts.rows[layer].begin(), counts.rows[layer].end());
-    sum += Balancedness(rows);
-    expert_sum += Balancedness(per_expert);
     out["layers"].push_back({{"layer", counts.layers[layer]},
                              {"rows_per_expert", counts.rows[layer]},
                              {"rows_per_rank", rows},
                              {"balancedness", Balancedness(rows)}});
   }
-  const double num_layers = static_cast<double>(std::max<size_t>(1, counts.rows.size()));
-  out["mean_layer_balancedness"] = sum / num_layers;
-  out["mean_layer_expert_balancedness"] = expert_sum / num_layers;
+  const LayerBalancedness mean = MeanOverLayers(counts);
+  out["mean_layer_balancedness"] = mean.of_ranks;
+  out["mean_layer_expert_balancedness"] = mean.of_experts;
   return out;
 }
 
@@ -93,7 +84,12 @@ ordered_json ToJson(const ServerRecording& recording) {
   out["samples"] = ordered_json::array();
   if (recording.samples.empty()) return out;
   for (size_t i = 1; i < recording.samples.size(); ++i) {
-    out["samples"].push_back(BetweenJson(recording.samples[i - 1], recording.samples[i]));
+    const ServerSample& sample = recording.samples[i];
+    out["samples"].push_back(BetweenJson(recording.samples[i - 1], sample));
+    if (sample.num_new_rows > 0) {
+      out["samples"].back()["balancedness"] = sample.balancedness;
+      out["samples"].back()["expert_balancedness"] = sample.expert_balancedness;
+    }
   }
   const ServerSample& first = recording.samples.front();
   const ServerSample& last = recording.samples.back();

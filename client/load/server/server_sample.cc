@@ -37,4 +37,16 @@ double Balancedness(const std::vector<double>& rows) {
   return most > 0 ? sum / static_cast<double>(rows.size()) / most : 0;
 }
 
+LayerBalancedness MeanOverLayers(const ExpertCounts& counts) {
+  LayerBalancedness mean;
+  const double num_layers = static_cast<double>(std::max<size_t>(1, counts.rows.size()));
+  for (size_t layer = 0; layer < counts.rows.size(); ++layer) {
+    const std::vector<double> of_experts(counts.rows[layer].begin(), counts.rows[layer].end());
+    mean.num_rows += std::accumulate(of_experts.begin(), of_experts.end(), 0.0);
+    mean.of_ranks += Balancedness(RowsPerRank(counts, layer)) / num_layers;
+    mean.of_experts += Balancedness(of_experts) / num_layers;
+  }
+  return mean;
+}
+
 }  // namespace moed::load

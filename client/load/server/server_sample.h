@@ -21,6 +21,9 @@ struct ServerSample {
 
   bool has_experts = false;
   std::vector<int64_t> rows_per_rank;
+  double num_new_rows = 0;         // since the sample before, over all layers
+  double balancedness = 0;         // of these over the ranks, mean of the layers
+  double expert_balancedness = 0;  // of these over the experts, mean of the layers
   int64_t dispatch_bytes = 0;
   int64_t combine_bytes = 0;
 
@@ -47,6 +50,14 @@ std::vector<double> RowsPerRank(const ExpertCounts& counts, size_t layer);
 
 /// Mean / max; 0 without rows.
 double Balancedness(const std::vector<double>& rows);
+
+struct LayerBalancedness {
+  double num_rows = 0;
+  double of_ranks = 0;  // mean of the layers
+  double of_experts = 0;
+};
+
+LayerBalancedness MeanOverLayers(const ExpertCounts& counts);
 
 /// What was seen of the server during a run.
 struct ServerRecording {

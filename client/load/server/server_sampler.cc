@@ -112,6 +112,11 @@ void ServerSampler::AskExperts(ServerSample& sample, ExpertCounts& counts) {
   sample.dispatch_bytes = response.dispatch_bytes();
   sample.combine_bytes = response.combine_bytes();
   counts = ToExpertCounts(response);
+  const LayerBalancedness since = MeanOverLayers(Since(last_counts_, counts));
+  sample.num_new_rows = since.num_rows;
+  sample.balancedness = since.of_ranks;
+  sample.expert_balancedness = since.of_experts;
+  last_counts_ = counts;
 }
 
 void ServerSampler::AskMetrics(ServerSample& sample) {

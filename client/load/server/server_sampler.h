@@ -46,7 +46,8 @@ class ServerSampler {
 
   const Params params_;
   const std::unique_ptr<v1::AdminService::Stub> stub_;
-  ServerRecording recording_;  // of the thread while it runs
+  ServerRecording recording_;  // of the thread while it runs, as is the next
+  ExpertCounts last_counts_;
   absl::Notification stop_;
   std::thread thread_;
 };

@@ -135,6 +135,17 @@ TEST_F(LoadCommandTest, SkewsExpertLoadByTheChosenAmount) {
   EXPECT_NEAR(skew["measured"].get<double>(), 0.7, 0.05);
 }
 
+TEST_F(LoadCommandTest, ALoadThatDriftsIsMeasuredWhileItIsUneven) {
+  Serve({.service_s = 0.0005});
+  ASSERT_EQ(Run({"--concurrency", "4", "--duration", "4", "--input-len", "64", "--output-len", "1",
+                 "--expert-balancedness", "0.7", "--expert-drift", "1", "--json", Path("a.json")}),
+            0)
+      << err_.str();
+  const nlohmann::json moed = Json("a.json")["moed"];
+  EXPECT_NEAR(moed["expert_skew"]["measured"].get<double>(), 0.72, 0.07);
+  EXPECT_GT(moed["server"]["experts"]["mean_layer_balancedness"].get<double>(), 0.9);
+}
+
 TEST_F(LoadCommandTest, SearchFindsTheLoadThatTheServerCanServe) {
   Serve({.service_s = 0.02});  // 50 requests a second
   ASSERT_EQ(Run({"--search", "--rate", "10", "--arrivals", "constant", "--duration", "0.6",

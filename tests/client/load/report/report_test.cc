@@ -346,7 +346,7 @@ TEST(ServerJsonTest, ShowsWhatChangedDuringTheRun) {
   const auto json = ToJson(recording);
   const auto& run = json["whole_run"];
   EXPECT_DOUBLE_EQ(run["generated_tokens_per_s"], 100);
-  EXPECT_DOUBLE_EQ(run["balancedness"], 20.0 / 30);
+  EXPECT_DOUBLE_EQ(run["rows_per_rank"][0], 30);
   EXPECT_DOUBLE_EQ(run["exchange_share"], 0.25);  // of two ranks
   EXPECT_EQ(json["experts"]["layers"][0]["rows_per_expert"], nlohmann::json({30, 10}));
   EXPECT_DOUBLE_EQ(json["experts"]["mean_layer_balancedness"], 20.0 / 30);
