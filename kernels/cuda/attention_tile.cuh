@@ -135,7 +135,7 @@ __device__ __forceinline__ void ScoreTile(Bf16* q, Bf16* keys, float (&scores)[k
 #pragma unroll
     for (int i = 0; i < 4; ++i) scores[n][i] = 0;
   }
-#pragma unroll
+#pragma unroll 4  // all at once do not fit into the registers of sm_100
   for (int d = 0; d < kDim; d += 16) {
     uint32_t a[4];
     LoadMatrix4(a, At<kDim>(q, warp * kVectorsPerWarp + lane % 16, d / 8 + lane / 16));
