@@ -182,6 +182,12 @@ absl::Status NcclCommunicator::AllGatherV(const void* send, std::span<const int6
 
 absl::Status NcclCommunicator::AllGather(std::span<const GatherPart> parts,
                                          const CollectiveTag& tag) {
+  for (const GatherPart& part : parts) {
+    if (part.bytes >= 0) continue;
+    MOED_RETURN_IF_ERROR(Begin("AllGather", tag));
+    return Fail(absl::InvalidArgumentError(
+        absl::StrCat(Here(), ": expected sizes that are not negative, got ", part.bytes)));
+  }
   return Group("AllGather", tag, [&](nccl::Stream stream) {
     nccl::Result result = nccl::kSuccess;
     for (const GatherPart& part : parts) {

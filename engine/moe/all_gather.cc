@@ -5,6 +5,7 @@
 
 #include "config/base/check.h"
 #include "config/base/status_macros.h"
+#include "engine/moe/single_rank.h"
 
 namespace moed {
 namespace {
@@ -83,6 +84,15 @@ void UploadAllGatherArrays(const MoeContext& context, std::span<const ExpertSlot
                                bytes);
   context.backend.CopyToDevice(context.workspace.rank_of_expert.data(), rank_of_expert.data(),
                                bytes);
+  // Tokens that are not there choose as tokens do, no expert twice: the backend is promised that no
+  // expert gets more rows than there are tokens.
+  std::vector<int32_t> topk_ids(static_cast<size_t>(context.workspace.topk_ids.size_bytes()) /
+                                sizeof(int32_t));
+  for (size_t i = 0; i < topk_ids.size(); ++i) {
+    topk_ids[i] = static_cast<int32_t>(i % static_cast<size_t>(context.config.top_k));
+  }
+  context.backend.CopyToDevice(context.workspace.topk_ids.data(), topk_ids.data(),
+                               context.workspace.topk_ids.size_bytes());
 }
 
 absl::Status GatherAllRows(const MoeContext& context, const MoeLayerInput& input,
@@ -170,11 +180,8 @@ void AddGatheredCounts(const MoeContext& context, std::span<const ExpertSlots> s
                        StepResult& result) {
   const MoeWorkspace& workspace = context.workspace;
   const int32_t rank = context.communicator.rank();
-  std::vector<int32_t> counts(slots.size() * context.config.num_experts);
-  context.backend.CopyToHost(counts.data(), workspace.tokens_per_expert.data(),
-                             workspace.tokens_per_expert.size_bytes());
-  result.tokens_per_expert.resize(counts.size());
-  for (size_t i = 0; i < counts.size(); ++i) result.tokens_per_expert[i] += counts[i];
+  result.tokens_per_expert.resize(slots.size() * context.config.num_experts);
+  AddTokensPerExpert(context, result);
   const int64_t per_layer = OffsetsPerLayer(context, static_cast<int64_t>(slots.size()));
   std::vector<int32_t> offsets(slots.size() * per_layer);
   context.backend.CopyToHost(offsets.data(), workspace.expert_offsets.data(),

@@ -14,7 +14,7 @@
 /// communicator instead of three and a look at the topk_ids. Every byte that is computed is the
 /// same as with DispatchPlan, and so is the sum at home; an expert's first copy computes all its
 /// rows. Blocks have room for `block_tokens` tokens of each rank; what a rank has fewer is left
-/// over from before, computed and ignored.
+/// over from before, or chose experts 0 to K - 1; it is computed and ignored.
 namespace moed {
 
 /// Uploads what the functions below look up for each expert; once, when scratch has been allocated.

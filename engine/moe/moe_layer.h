@@ -66,7 +66,8 @@ class MoeLayer {
   /// recorded; rows and expert counts come with FinishStep. So it is with all-gather.
   /// dispatch_bytes are the rows (each token at most once per other rank) and the topk_ids that
   /// this rank sends to others, combine_bytes the rows it returns to them. INVALID_ARGUMENT for an
-  /// input that does not fit, before anything is sent; INTERNAL for impossible topk_ids; else the
+  /// input that does not fit, before anything is sent; INTERNAL for impossible topk_ids where rows
+  /// are sent one by one (gathered ids are those of Route, and nobody looks); else the
   /// communicator's errors.
   virtual absl::Status Forward(const MoeLayerInput& input, StepResult& result) = 0;
 

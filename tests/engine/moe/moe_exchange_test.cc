@@ -188,6 +188,18 @@ TEST(MoeExchangeTest, GatheringAllRowsGivesTheSameBitsAsSendingEach) {
   }
 }
 
+TEST(MoeExchangeTest, ARankThatNeverHadATokenDoesNotCrowdTheFirstExpert) {
+  ModelConfig config = SmallMoeConfig();
+  config.num_experts = 4;
+  config.top_k = 2;
+  const MoeTestModel model = MakeMoeTestModel(config);
+  MoeTestRun run = MakeRun(model, ExpertPlacement::Linear(2, 4, 4), {5, 0, 0, 0}, DType::kBF16);
+  const MoeTestOutcome expected = RunMoe(run);
+  ExpectAllOk(expected);
+  run.exchange = ExchangeStrategy::kAllGather;
+  ExpectSameAnswer(RunMoe(run), expected);
+}
+
 TEST(MoeExchangeTest, GatheringMakesTwoCallsOfSizesThatDoNotDependOnTheRouting) {
   const MoeTestModel model = MakeMoeTestModel(SmallMoeConfig());
   MoeTestRun run = MakeRun(model, ExpertPlacement::Linear(2, 10, 2), {7, 5}, DType::kBF16);
