@@ -184,6 +184,7 @@ void CudaBackend::Attention(const AttentionParams& p) {
   MOED_CHECK(HasShape(p.out, p.q.rows, p.q.cols, DType::kBF16));
   MOED_CHECK(p.cache.dtype == DType::kBF16 || p.cache.dtype == DType::kF32);
   MOED_CHECK(p.cache.block_size > 0 && p.head_dim <= kMaxHeadDim);
+  CheckBatch(p, INT32_MAX - kKeyPartition);
   if (step_attention_.Has(p.batch)) {
     if (context_->failed()) return;
     context_->Keep(cuda::Attention(context_->Begin(), p, step_attention_.arrays()), "Attention");
@@ -194,7 +195,6 @@ void CudaBackend::Attention(const AttentionParams& p) {
 
 /// Attention outside of a step: plans and uploads for itself.
 void CudaBackend::AttentionAlone(const AttentionParams& p) {
-  CheckBatch(p, INT32_MAX - kKeyPartition);
   const AttentionPlan plan =
       PlanAttention(*p.batch, p.num_heads, p.num_kv_heads, context_->Begin().num_multiprocessors);
   const AttentionCounts counts = plan.counts();

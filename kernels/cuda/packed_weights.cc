@@ -93,7 +93,8 @@ class SourceChunk {
 /// Copies and packs all rows into the memory of `view`.
 absl::Status PackAll(const WeightDevice& device, const DeviceMatrix& view,
                      std::span<const SourceRow> rows) {
-  SourceChunk chunk(SourceType(view.encoding, rows), view.cols);
+  const DType source = SourceType(view.encoding, rows);
+  SourceChunk chunk(source, view.cols);
   const auto num_rows = static_cast<int64_t>(rows.size());
   const int64_t at_once =
       std::clamp<int64_t>(kChunkBytes / std::max<int64_t>(chunk.row_bytes(), 1), 1, num_rows);
@@ -105,7 +106,7 @@ absl::Status PackAll(const WeightDevice& device, const DeviceMatrix& view,
     device.backend.CopyToDevice(staging.data(), bytes, chunk.bytes(count));
     if (device.context.failed()) break;
     const PackRowsParams params = {
-        .source = SourceType(view.encoding, rows),
+        .source = source,
         .rows = staging.data(),
         .scales = reinterpret_cast<const float*>(staging.as<char>() + chunk.scales_at(count)),
         .first_row = first,
