@@ -6,9 +6,9 @@
 #include <cstdio>
 #include <fstream>
 #include <random>
-#include <thread>
 #include <utility>
 
+#include "absl/strings/escaping.h"
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
 #include "config/base/status_macros.h"
@@ -16,6 +16,7 @@
 #include "server/metrics/experts_json.h"
 #include "server/rpc/rpc_methods.h"
 #include "server/signal_thread.h"
+#include "server/supervisor/cpu_assignment.h"
 
 namespace moed {
 namespace {
@@ -59,7 +60,7 @@ PrometheusMetrics::Params MetricsParams(const DaemonConfig& config, const Launch
 
 RpcLimits FrontLimits(const DaemonConfig& config) {
   RpcLimits limits;
-  const auto num_cores = static_cast<int32_t>(std::thread::hardware_concurrency());
+  const int32_t num_cores = NumUsableCpus().value_or(1);
   limits.num_tokenizer_threads =
       config.tokenizer_threads > 0 ? config.tokenizer_threads : std::clamp(num_cores / 4, 1, 4);
   limits.max_tenant_calls = config.max_tenant_requests;
@@ -81,7 +82,9 @@ StepLoopOptions LoopOptions(const DaemonConfig& config, const LaunchPlan& plan) 
 
 // The service manager's own time-out is what follows; the service itself is well.
 void LogNotifyError(const absl::Status& status) {
-  if (!status.ok()) SPDLOG_ERROR("event=notify_failed error=\"{}\"", std::string(status.message()));
+  if (!status.ok()) {
+    SPDLOG_ERROR("event=notify_failed error=\"{}\"", absl::CEscape(status.message()));
+  }
 }
 
 }  // namespace

@@ -38,8 +38,16 @@ absl::Status Bad(const std::string& path, absl::string_view what) {
 }
 
 absl::StatusOr<Certificate> FirstCertificate(const std::string& path, const std::string& pem) {
-  Certificate certificate(::PEM_read_bio_X509(ToBio(pem).get(), nullptr, &NoPassphrase, nullptr));
+  const Bio bio = ToBio(pem);
+  Certificate certificate(::PEM_read_bio_X509(bio.get(), nullptr, &NoPassphrase, nullptr));
   if (certificate == nullptr) return Bad(path, "expected a certificate in PEM form");
+  // The others of the chain must parse as well: gRPC takes all or nothing.
+  while (Certificate(::PEM_read_bio_X509(bio.get(), nullptr, &NoPassphrase, nullptr))) {
+  }
+  if (ERR_GET_REASON(::ERR_peek_last_error()) != PEM_R_NO_START_LINE) {
+    return Bad(path, "a certificate after the first is broken");
+  }
+  ::ERR_clear_error();
   return certificate;
 }
 

@@ -4,7 +4,6 @@
 #include <unistd.h>
 
 #include <filesystem>
-#include <fstream>
 #include <iterator>
 #include <optional>
 #include <string>
@@ -13,6 +12,7 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_split.h"
+#include "config/text_file.h"
 
 namespace moed {
 namespace {
@@ -25,14 +25,9 @@ constexpr size_t kStartTicks = 19;
 constexpr size_t kVirtualBytes = 20;
 constexpr size_t kResidentPages = 21;
 
-std::string ReadFile(const std::string& path) {
-  std::ifstream file(path);
-  return {std::istreambuf_iterator<char>(file), {}};
-}
-
 // All fields as numbers; empty when the file is not as expected.
 std::vector<double> ReadStat(const std::string& path) {
-  const std::string text = ReadFile(path);
+  const std::string text = ReadTextFile(path).value_or("");
   const size_t name_end = text.rfind(") ");
   if (name_end == std::string::npos) return {};
   std::vector<double> fields;
@@ -47,7 +42,7 @@ std::vector<double> ReadStat(const std::string& path) {
 
 // Seconds since 1970 at which the machine started.
 std::optional<double> BootTime() {
-  const std::string text = ReadFile("/proc/stat");
+  const std::string text = ReadTextFile("/proc/stat").value_or("");
   const size_t at = text.find("\nbtime ");
   double seconds = 0;
   if (at == std::string::npos) return std::nullopt;

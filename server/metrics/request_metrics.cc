@@ -23,8 +23,8 @@ const char* CodeOf(std::string_view result) {
 }
 
 // These are there from the start, at zero: a rate that appears with its first event misses it.
-constexpr std::string_view kReasons[] = {"queue_full", "too_long", "loading", "draining",
-                                         "stopped"};
+constexpr std::string_view kReasons[] = {"queue_full", "tenant_queue_full", "too_long",
+                                         "loading",    "draining",          "stopped"};
 
 void Observe(prometheus::Histogram& histogram, absl::Duration duration) {
   histogram.Observe(absl::ToDoubleSeconds(duration));

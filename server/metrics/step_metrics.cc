@@ -1,6 +1,6 @@
 #include "server/metrics/step_metrics.h"
 
-#include <algorithm>
+#include "server/placement/balancedness.h"
 
 namespace moed {
 namespace {
@@ -31,18 +31,6 @@ BatchHistogram Imbalance(MetricRegistry& registry, const char* scope) {
 BatchHistogram StepSeconds(prometheus::Family<prometheus::Histogram>& family,
                            const MetricLabels& labels) {
   return {family.Add(labels, StepSecondsBuckets()), StepSecondsBuckets()};
-}
-
-// Mean / max of the rows per rank; 0 without rows.
-double Balancedness(const std::vector<StepResult>& results) {
-  int64_t sum = 0;
-  int64_t max = 0;
-  for (const StepResult& result : results) {
-    sum += result.num_expert_rows;
-    max = std::max(max, result.num_expert_rows);
-  }
-  if (max == 0) return 0;
-  return static_cast<double>(sum) / static_cast<double>(results.size()) / static_cast<double>(max);
 }
 
 }  // namespace
@@ -127,7 +115,11 @@ void StepMetrics::OnStep(const StepOutcome& outcome) {
 }
 
 void StepMetrics::ObserveResults(const std::vector<StepResult>& results, size_t phase) {
-  phases_[phase].balancedness.Set(Balancedness(results));
+  values_.clear();
+  for (const StepResult& result : results) {
+    values_.push_back(static_cast<double>(result.num_expert_rows));
+  }
+  phases_[phase].balancedness.Set(Balancedness(values_));
   for (size_t rank = 0; rank < num_ranks_; ++rank) {
     const StepResult& result = results[rank];
     const OfRank& metrics = ranks_[phase * num_ranks_ + rank];

@@ -69,6 +69,20 @@ TEST_F(CertificatesTest, WhatDoesNotParseIsRefusedByItsName) {
   }
 }
 
+TEST_F(CertificatesTest, ABrokenCertificateBehindAGoodOneIsRefused) {
+  const std::string broken =
+      "-----BEGIN CERTIFICATE-----\nbm90IGEgY2VydGlmaWNhdGU=\n-----END CERTIFICATE-----\n";
+  for (const std::string& path : {paths_.certificate, paths_.client_ca}) {
+    std::string text;
+    std::getline(std::ifstream(path), text, '\0');
+    Write(path, text + broken);
+    EXPECT_THAT(ErrorOfLoad(), HasSubstr(path + ": a certificate after the first is broken"));
+    Write(path, text + text);
+    EXPECT_EQ(ErrorOfLoad(), "");
+    Write(path, text);
+  }
+}
+
 TEST_F(CertificatesTest, AnExpiredCertificateIsRefused) {
   WritePair(ca_.Issue("old", absl::Seconds(10)));
   EXPECT_EQ(ErrorOfLoad(), "");
