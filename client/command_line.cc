@@ -102,7 +102,7 @@ void AddRequest(CLI::App& app, GenerateFlags& flags) {
     app.add_flag(name, value, help)->group(kRequest);
   };
   add("--model", flags.model, "Refuse to be served by another model");
-  add("--priority", flags.priority, "[-100, 100]; larger runs first");
+  add("--priority", flags.priority, "[-100, 100]; larger runs first among your tenant's");
   add("--cache-salt", flags.cache_salt, "Share cached prefixes only within this salt");
   add("--client-request-id", flags.client_request_id, "A name for the server's log");
   add_flag("--bypass-prefix-cache", flags.bypass_prefix_cache, "Neither use nor fill the cache");

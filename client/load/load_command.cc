@@ -103,7 +103,12 @@ absl::Status LoadCommand::Connect() {
   MOED_ASSIGN_OR_RETURN(control_, Connection::Create(flags));
   ConnectionFlags of_admin = flags;
   if (!flags_.admin_server.empty()) of_admin.server = flags_.admin_server;
-  if (absl::StartsWith(flags_.admin_server, "unix:")) of_admin.tls_ca.clear();  // never TLS
+  if (absl::StartsWith(flags_.admin_server, "unix:")) {  // never TLS
+    for (std::string* part :
+         {&of_admin.tls_ca, &of_admin.tls_cert, &of_admin.tls_key, &of_admin.tls_server_name}) {
+      part->clear();
+    }
+  }
   MOED_ASSIGN_OR_RETURN(admin_, Connection::Create(of_admin));
   for (int worker = 0; worker < flags_.threads; ++worker) {
     auto& connections = connections_.emplace_back();

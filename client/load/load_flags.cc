@@ -138,6 +138,7 @@ void AddMeasures(CLI::App& app, LoadFlags& flags) {
   measures.AddFlag("--search", flags.search, "Find the highest load that meets --goodput");
   measures.Add("--sweep", flags.sweep, "One run for each of these loads: 1,2,4,8")
       ->delimiter(',')
+      ->check(CLI::Range(1e-6, 1e6))
       ->excludes("--search");
   measures.Add("--attainment", flags.attainment, "Part of the requests that must be good")
       ->check(CLI::Range(0.0, 1.0));

@@ -36,6 +36,8 @@ class Top {
 
   int Run() {
     if (line_.top.once || line_.json) return Once();
+    // The first look must succeed, and before the screen is taken: what fails must stay readable.
+    if (const grpc::Status status = Advance(); !status.ok()) return Fail(status);
     if (std::optional<Terminal> terminal = Terminal::Open()) return OnTerminal(*terminal);
     return AsText();
   }
@@ -161,23 +163,22 @@ int Top::Once() {
 
 int Top::AsText() {
   while (true) {
-    if (const grpc::Status status = Advance(); !status.ok()) return Fail(status);
     Print();
     streams_.out << std::endl;
     if (!streams_.out.good()) return kExitFailure;
     if (!WaitFor(interval())) return kExitInterrupted;
+    if (const grpc::Status status = Advance(); !status.ok()) return Fail(status);
   }
 }
 
-// A server that is gone may come back: only the first look must succeed.
+// A server that is gone may come back.
 int Top::OnTerminal(Terminal& terminal) {
-  auto next_look = Clock::now();
+  auto next_look = Clock::now() + interval();
   TopScreen drawn;
   while (!connection_.interrupted()) {
     const bool is_time = Clock::now() >= next_look;
     if (is_time) {
-      const grpc::Status status = Advance();
-      if (!has_now_) return Fail(status);
+      static_cast<void>(Advance());  // Frame() shows why it failed
       next_look = Clock::now() + interval();
     }
     const TopScreen screen = terminal.screen();

@@ -70,6 +70,10 @@ void WarnOfLoad(const json& before, const json& after, std::vector<std::string>&
                                       other == b->end() ? "nothing" : other->dump()));
     }
   }
+  for (const auto& [key, value] : b->items()) {
+    if (a->contains(key)) continue;
+    warnings.push_back(absl::StrCat("the loads differ in ", key, ": nothing and ", value.dump()));
+  }
 }
 
 Verdict Judge(const FigureChange& figure, const CompareOptions& options) {

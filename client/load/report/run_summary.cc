@@ -258,6 +258,9 @@ RunSummary Combine(const std::vector<RunSummary>& runs) {
     all.num_unfinished += run.num_unfinished;
     all.num_unsent += run.num_unsent;
     all.num_slow_readers += run.num_slow_readers;
+    all.num_cut_prompts += run.num_cut_prompts;
+    all.of_turn.resize(std::max(all.of_turn.size(), run.of_turn.size()));
+    for (size_t i = 0; i < run.of_turn.size(); ++i) all.of_turn[i].Merge(run.of_turn[i]);
     for (const auto& [error, count] : run.errors) all.errors[error] += count;
     all.worker_cpu_share = std::max(all.worker_cpu_share, run.worker_cpu_share);
     all.process_cpu_seconds += run.process_cpu_seconds;
@@ -266,10 +269,10 @@ RunSummary Combine(const std::vector<RunSummary>& runs) {
     all.invalid_reasons.insert(all.invalid_reasons.end(), run.invalid_reasons.begin(),
                                run.invalid_reasons.end());
   }
-  const double last_peak = all.max_output_tokens_per_s;
   AddRates(all);
   for (const RunSummary& run : runs) {
-    all.max_output_tokens_per_s = std::max(last_peak, run.max_output_tokens_per_s);
+    all.max_output_tokens_per_s =
+        std::max(all.max_output_tokens_per_s, run.max_output_tokens_per_s);
   }
   return all;
 }

@@ -148,9 +148,13 @@ TEST(RunSummaryTest, SlowReadersAreLeftOutOfTheLatencies) {
 }
 
 TEST(RunSummaryTest, CombinedRunsCountTogetherAndKeepOneSampleEach) {
-  const RunSummary one = Summarize(SteadyRun(50, 1), {}, {});
+  RunSummary one = Summarize(SteadyRun(50, 1), {}, {});
   const RunSummary two = Summarize(SteadyRun(60, 2), {}, {});
+  one.max_output_tokens_per_s = 1e6;
+  one.num_cut_prompts = 3;
   const RunSummary both = Combine({one, two});
+  EXPECT_EQ(both.max_output_tokens_per_s, 1e6);
+  EXPECT_EQ(both.num_cut_prompts, two.num_cut_prompts + 3);
   EXPECT_EQ(both.figures.num_completed, 400);
   EXPECT_NEAR(both.duration_s, one.duration_s + two.duration_s, 1e-9);
   EXPECT_THAT(both.samples.at("mean_ttft_ms"), SizeIs(2));
